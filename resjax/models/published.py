@@ -1,0 +1,144 @@
+"""The networks of both papers by name."""
+
+import dataclasses
+import re
+
+from resjax.errors import BadInput
+from resjax.models.spec import Spec, unknown
+
+IMAGENET_STAGES = {  # v1 Table 1; 200 from v2 section 5
+    18: ("basic", (2, 2, 2, 2)),
+    34: ("basic", (3, 4, 6, 3)),
+    50: ("bottleneck", (3, 4, 6, 3)),
+    101: ("bottleneck", (3, 4, 23, 3)),
+    152: ("bottleneck", (3, 8, 36, 3)),
+    200: ("bottleneck", (3, 24, 36, 3)),
+}
+CIFAR_BOTTLENECK = (164, 1001)  # v2's 9n+2 networks; 164 = 6 * 27 + 2 too, but no paper has that one
+CIFAR_FAMILIES = ("v1", "v2", "plain", "highway")
+IMAGENET_FAMILIES = ("v1", "v1.5", "v2", "plain")
+
+
+def cifar(name: str) -> Spec:
+    """A CIFAR network: `v1-20`, `plain-56`, `v2-110`, `v2-164`, `v1-1001`, `highway-110`.
+
+    Depths are 6n+2 in basic units (v1 section 4.2; shortcut A) or 9n+2 in bottleneck units (v2 appendix; 164,
+    1001 and every depth that 6n+2 does not reach; projections). `highway-110` is the network of
+    `highway`.
+
+    Raises:
+      BadInput: for an unknown family or a depth that it does not have.
+    """
+    family, depth = _parse(name, CIFAR_FAMILIES, "v1-20")
+    if family == "highway":
+        return highway(depth)
+    bottleneck = family != "plain" and (depth in CIFAR_BOTTLENECK or (depth % 9 == 2 and depth % 6 != 2))
+    step = 9 if bottleneck else 6
+    if depth % step != 2 or depth <= 2:
+        lower = max(8, depth - (depth - 2) % 6)
+        also = "" if family == "plain" else " or 9n+2 (164, 1001)"
+        raise BadInput(
+            f"network {name!r}: CIFAR depths are 6n+2 (20, 32, 44, 56, 110, 1202){also}; "
+            f"nearest: {family}-{lower} and {family}-{lower + 6}"
+        )
+    n = (depth - 2) // step
+    return Spec(
+        units=(n, n, n),
+        widths=(64, 128, 256) if bottleneck else (16, 32, 64),
+        unit="bottleneck" if bottleneck else "basic",
+        order="full_preactivation" if family == "v2" else "original",
+        shortcut="none" if family == "plain" else "B" if bottleneck else "A",
+    )
+
+
+def highway(depth: int) -> Spec:
+    """The 6n+2 highway network of Srivastava's comparison with ResNet-110 (2,649,918 parameters at depth 110).
+
+    Two-convolution branches and gates with BN, the gates' last beta at -6, no activation after the addition,
+    projections with BN where dimensions change, widths times 0.875.
+    """
+    if depth % 6 != 2 or depth <= 2:
+        raise BadInput(f"network 'highway-{depth}': depths are 6n+2 (20, 32, 110)")
+    n = (depth - 2) // 6
+    return Spec(
+        units=(n, n, n),
+        widths=(14, 28, 56),
+        order="relu_before_addition",
+        shortcut="B",
+        gate="exclusive",
+        gate_layers="unit",
+        gate_bias=-6.0,
+        init="fan_in",
+    )
+
+
+def highway_original(layers: int, width: int, features: int, classes: int) -> Spec:
+    """A fully connected highway network as first published (arXiv 1505.00387): y = H(x) T(x) + x (1 - T(x)).
+
+    `layers` highway layers of `width` units after one plain layer; H = ReLU(W x + b), T = sigmoid(W_T x + b_T)
+    with b_T starting at -2; no BN. `features` is the side of a square one-channel input.
+    """
+    return Spec(
+        units=(layers,),
+        widths=(width,),
+        unit="dense_single",
+        stem="dense",
+        stem_width=width,
+        order="relu_before_addition",
+        gate="exclusive",
+        gate_layers="unit",
+        gate_bias=-2.0,
+        norm="none",
+        init="fan_in",
+        input_size=features,
+        input_channels=1,
+        num_classes=classes,
+    )
+
+
+def imagenet(name: str) -> Spec:
+    """An ImageNet network: `v1-50`, `v1.5-50`, `v2-200`, `plain-34`.
+
+    v1 strides on the first 1x1 as the released models do, v1.5 and v2 on the 3x3 (v2's released ImageNet code
+    does). Projections where dimensions change (option B).
+
+    Raises:
+      BadInput: for an unknown family or a depth that it does not have.
+    """
+    family, depth = _parse(name, IMAGENET_FAMILIES, "v1-50")
+    depths = (18, 34) if family == "plain" else tuple(IMAGENET_STAGES)
+    if depth not in depths:
+        near = min(depths, key=lambda d: abs(d - depth))
+        raise BadInput(
+            f"network {name!r}: {family} depths on ImageNet are {depths}; nearest: {family}-{near}"
+        )
+    unit, units = IMAGENET_STAGES[depth]
+    return Spec(
+        units=units,
+        widths=(64, 128, 256, 512) if unit == "basic" else (256, 512, 1024, 2048),
+        unit=unit,
+        stem="conv7",
+        stem_width=64,
+        stride_on="1x1" if family == "v1" else "3x3",
+        order="full_preactivation" if family == "v2" else "original",
+        shortcut="none" if family == "plain" else "B",
+        input_size=224,
+        num_classes=1000,
+    )
+
+
+def for_digits(spec: Spec) -> Spec:
+    """The same network for 8x8 grey images: only the input differs."""
+    return dataclasses.replace(spec, input_size=8, input_channels=1)
+
+
+def _parse(name: str, families: tuple[str, ...], example: str) -> tuple[str, int]:
+    match = re.fullmatch(r"([a-z0-9.]+)-(\d+)", name)
+    if not match:
+        raise BadInput(
+            f"network {name!r}: give FAMILY-DEPTH, such as {example} (families: {', '.join(families)})"
+        )
+    family, depth = match.groups()
+    if family not in families:
+        raise BadInput("network " + unknown("family", family, families))
+    return family, int(depth)
