@@ -37,7 +37,7 @@ def weight(
     options: dict[str, Any] = {
         "use_bias": bias is not None,
         "bias_init": nn.initializers.constant(bias or 0.0),
-        "kernel_init": nn.initializers.variance_scaling(spec.init_gain, spec.init, "normal"),
+        "kernel_init": nn.initializers.variance_scaling(spec.init_gain, spec.init, "normal"),  # type: ignore[arg-type]
         "dtype": jnp.dtype(spec.dtype),
         "name": name,
     }

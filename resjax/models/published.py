@@ -109,9 +109,7 @@ def imagenet(name: str) -> Spec:
     depths = (18, 34) if family == "plain" else tuple(IMAGENET_STAGES)
     if depth not in depths:
         near = min(depths, key=lambda d: abs(d - depth))
-        raise BadInput(
-            f"network {name!r}: {family} depths on ImageNet are {depths}; nearest: {family}-{near}"
-        )
+        raise BadInput(f"network {name!r}: {family} depths on ImageNet are {depths}; nearest: {family}-{near}")
     unit, units = IMAGENET_STAGES[depth]
     return Spec(
         units=units,
@@ -135,9 +133,7 @@ def for_digits(spec: Spec) -> Spec:
 def _parse(name: str, families: tuple[str, ...], example: str) -> tuple[str, int]:
     match = re.fullmatch(r"([a-z0-9.]+)-(\d+)", name)
     if not match:
-        raise BadInput(
-            f"network {name!r}: give FAMILY-DEPTH, such as {example} (families: {', '.join(families)})"
-        )
+        raise BadInput(f"network {name!r}: give FAMILY-DEPTH, such as {example} (families: {', '.join(families)})")
     family, depth = match.groups()
     if family not in families:
         raise BadInput("network " + unknown("family", family, families))

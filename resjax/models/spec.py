@@ -7,6 +7,7 @@ its parameters and multiply-adds by formula, `resjax.models.published` lists the
 
 import dataclasses
 import difflib
+import itertools
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -69,7 +70,8 @@ CHOICES = {
 }
 
 
-class UnitShape(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class UnitShape:
     """One unit in its place: what `Unit` needs beside the spec. `size` is the side of its input map."""
 
     stage: int
@@ -123,17 +125,13 @@ class Spec:
     branch_scale: float = 1.0
     shortcut_dropout: float = 0.0  # v2 Table 1: rate on the shortcut; survivors are not rescaled in training
     gate: str = "none"  # v2 section 3.1, highway networks
-    gate_layers: str = (
-        "conv1"  # the gate: one 1x1 convolution, or the unit's own layers as highway networks have
-    )
+    gate_layers: str = "conv1"  # the gate: one 1x1 convolution, or the unit's own layers as highway networks have
     gate_bias: float = 0.0
     stochastic_depth: float = 0.0  # drop rate of the last unit; grows linearly from the first
 
     # Layers.
     norm: str = "batch"  # without it every weight layer has a bias
-    bn_group: int = (
-        0  # images normalised together: 0 = the global batch, 64 = CIFAR papers, 32 = ImageNet papers
-    )
+    bn_group: int = 0  # images normalised together: 0 = the global batch, 64 = CIFAR papers, 32 = ImageNet papers
     bn_momentum: float = 0.9  # share of the running statistics that a step keeps
     bn_epsilon: float = 1e-5
     zero_gamma: bool = False  # the branch's last BN starts at 0, so that every unit starts as its shortcut
@@ -192,7 +190,7 @@ class Spec:
         )
         growing = (self.stem_out, *self.widths)
         yield (
-            self.shortcut != "A" or all(a <= b for a, b in zip(growing, growing[1:], strict=False)),
+            self.shortcut != "A" or all(a <= b for a, b in itertools.pairwise(growing)),
             f"shortcut=A pads with zeros and cannot narrow {growing}; use shortcut=B",
         )
         plain = self.shortcut == "none"
@@ -249,9 +247,7 @@ class Spec:
             for index in range(n):
                 seen += 1
                 stride = 2 if stage > 1 and index == 0 and not self.dense else 1
-                shape = UnitShape(
-                    stage, index, width, out, stride, size, 1 - self.stochastic_depth * seen / total
-                )
+                shape = UnitShape(stage, index, width, out, stride, size, 1 - self.stochastic_depth * seen / total)
                 yield shape
                 width, size = out, shape.out_size
 

@@ -45,9 +45,7 @@ class Unit(nn.Module):
 
         if spec.shortcut != "none":
             if spec.stochastic_depth and train:
-                keep = jax.random.bernoulli(
-                    self.make_rng("dropout"), survival, (len(y),) + (1,) * (y.ndim - 1)
-                )
+                keep = jax.random.bernoulli(self.make_rng("dropout"), survival, (len(y),) + (1,) * (y.ndim - 1))
                 y = y * keep / survival
             y = y if spec.branch_scale == 1 else y * spec.branch_scale
             shortcut = Shortcut(spec, shape, name="shortcut")(source, train)
