@@ -40,7 +40,8 @@ class BatchNorm(nn.Module):
         if not train:
             mean, var = running_mean.value, running_var.value
             scale = gamma * jax.lax.rsqrt(var + self.epsilon)
-            return (x.astype(jnp.float32) * scale + (beta - mean * scale)).astype(x.dtype)
+            y = x.astype(jnp.float32) * along(scale, x) + along(beta - mean * scale, x)
+            return y.astype(x.dtype)
 
         size = self.group or x.shape[0]
         y = x.astype(jnp.float32).reshape(-1, size, *x.shape[1:])  # [G, N/G, ..., C]
@@ -52,5 +53,10 @@ class BatchNorm(nn.Module):
             for running, new in ((running_mean, mean), (running_var, var)):
                 new = new.reshape(-1, channels).mean(0)
                 running.value = self.momentum * running.value + (1 - self.momentum) * new
-        y = (y - mean) * (jax.lax.rsqrt(var + self.epsilon) * gamma) + beta
+        y = (y - mean) * (jax.lax.rsqrt(var + self.epsilon) * along(gamma, y)) + along(beta, y)
         return y.reshape(x.shape).astype(x.dtype)
+
+
+def along(values: jax.Array, x: jax.Array) -> jax.Array:
+    """[C] -> [1, ..., 1, C], of the rank of x."""
+    return values.reshape((1,) * (x.ndim - 1) + (-1,))

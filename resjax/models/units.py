@@ -51,7 +51,7 @@ class Unit(nn.Module):
             shortcut = Shortcut(spec, shape, name="shortcut")(source, train)
             gate = Gate(spec, shape, name="gate")(source, train) if spec.gate != "none" else None
             self.sow("intermediates", "branch", y)
-            self.sow("intermediates", "shortcut", shortcut)
+            self.sow("intermediates", "skip", shortcut)
             y = combine(spec, shortcut, y, gate)
         return run(order.after, y, len(layers))
 

@@ -1,0 +1,30 @@
+"""Real handwritten digits, 8x8, embedded: nothing to download.
+
+    python -m resjax.main --config=configs/digits.py
+
+A minute on two CPU cores.
+Any CIFAR network of `resjax.models.published` runs on them: `configs/digits.py:plain-56`, `:v2-20`.
+"""
+
+from ml_collections import ConfigDict
+
+from resjax.config import default
+from resjax.models.published import cifar, for_digits
+
+
+def get_config(network: str = "v1-20") -> ConfigDict:
+    c = default(for_digits(cifar(network)))
+    c.name = f"digits-{network}"
+    c.batch_size = 128
+    c.total_epochs = 50.0
+    c.eval_every_epochs = 5.0
+    c.log_every_steps = 20
+
+    c.data.name = "digits"
+    c.data.augment = "crop"  # shifts by up to a pixel; mirrored digits are not digits
+    c.data.pad = 1
+
+    c.schedule.name = "cosine"
+    c.schedule.warmup = "linear"
+    c.schedule.warmup_epochs = 2.0
+    return c

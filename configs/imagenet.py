@@ -1,0 +1,37 @@
+"""ImageNet 2012 with the v1 networks (v1 section 3.4) and v2's schedule (v2 section 5).
+
+    python -m resjax.main --config=configs/imagenet.py:v1-50 --config.data.dir=D
+
+where D holds `imagenet2012` prepared by TFDS with file_format=array_record. Networks: `v1-18` to `v1-200`,
+`v1.5-50`, `v2-200`, `plain-34`. Batch 256, rate 0.1, a tenth at epochs 30 and 60, 90 epochs, decay 1e-4, BN
+over groups of 32 images as on the papers' eight GPUs; bfloat16 convolutions.
+
+Expected top-1 error, single centre crop, the authors' for their v1 weights: v1-50 24.7 %, v1-101 23.6 %,
+v1-152 23.0 %. Not run here.
+"""
+
+from ml_collections import ConfigDict
+
+from resjax.config import default
+from resjax.models.published import imagenet
+
+
+def get_config(network: str = "v1-50") -> ConfigDict:
+    c = default(imagenet(network))
+    c.name = f"imagenet-{network}"
+    c.batch_size = 256
+    c.total_epochs = 90.0
+    c.eval_every_epochs = 1.0
+
+    c.data.name = "imagenet2012"
+    c.data.test_split = "validation"
+    c.data.augment = "resized_crop_flip"
+    c.data.normalize = "channel"
+    c.data.image_size = 224
+    c.data.workers = 8
+
+    c.model.bn_group = 32
+    c.model.dtype = "bfloat16"
+
+    c.schedule.drop_epochs = (30.0, 60.0)
+    return c

@@ -1,0 +1,262 @@
+"""Batches whose order and augmentation are pure functions of (seed, step).
+
+There is no iterator state to save: the position in the data is the step, whatever the number of workers.
+"""
+
+import difflib
+import os
+import sys
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from resjax.data import sources
+from resjax.data.augment import AUGMENTATIONS, NORMALIZATIONS, Normalize, Processing
+from resjax.data.order import Order
+from resjax.data.splits import Slice, parse_slice
+from resjax.errors import BadInput
+
+Batch = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set that is ready to be read in batches.
+
+    Attributes:
+        name: as given to `open_dataset`.
+        num_classes: labels are 0 <= label < num_classes.
+        image_shape: (H, W, C) of the processed images.
+        class_names: in label order, or empty if the set has none.
+        train_size, validation_size, test_size: number of records; 0 for a split that is not configured.
+    """
+
+    name: str
+    num_classes: int
+    image_shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+    train_size: int
+    validation_size: int
+    test_size: int
+    _records: dict[str, sources.Records] = field(repr=False)
+    _processing: Processing = field(repr=False)
+    _workers: int = field(repr=False)
+
+    def train(self, batch_size: int, seed: int, start_step: int = 0) -> "Batches":
+        """Endless shuffled and augmented batches, the one for step `start_step` first.
+
+        Each epoch is a new permutation; batches run across the border between epochs, so every image is seen
+        exactly once an epoch and none is dropped. Batch k is the same for every `start_step` and number of workers.
+
+        Returns:
+            An iterator of {'image': float32 [B, H, W, C], 'label': int32 [B]}.
+
+        Raises:
+            BadInput: a damaged record, when the batch that holds it is due.
+        """
+        import grain
+
+        order = Order(self.train_size, batch_size, seed)
+        read = _TrainBatch(order, self._records["train"], self._processing)
+        # The generator of random_map depends on the seed and on the element, which here is the step, alone.
+        steps = grain.MapDataset.range(sys.maxsize).seed(seed).random_map(read)
+        return Batches(steps[start_step:], self._workers)
+
+    def evaluate(self, split: str, batch_size: int) -> "Batches":
+        """Every image of 'train', 'validation' or 'test' once, in stored order and without augmentation.
+
+        Returns:
+            An iterator of {'image': float32 [B, H, W, C], 'label': int32 [B], 'mask': float32 [B]}. The last batch
+            is filled up with zeros whose mask is 0; the mask of images is 1.
+
+        Raises:
+            BadInput: the split is not configured; or a damaged record, when the batch that holds it is due.
+        """
+        import grain
+
+        if split not in self._records:
+            raise BadInput(f"split {split!r} is not configured: choose one of {', '.join(self._records)}")
+        read = _EvaluationBatch(self._records[split], self._processing, batch_size)
+        steps = -(-len(self._records[split]) // batch_size)
+        return Batches(grain.MapDataset.range(steps).map(read), self._workers)
+
+
+class Batches(Iterator[Batch]):
+    """Reads batches ahead in threads, or in processes if there are workers; `close` ends them."""
+
+    def __init__(self, dataset: Any, workers: int):
+        import grain
+        from absl import flags
+
+        # Photographs are decoded by all cores; a few batches ahead are enough to hide it.
+        threads = 1 if workers else min(8, os.cpu_count() or 1)
+        reader = dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 1))
+        if workers:
+            if not flags.FLAGS.is_parsed():  # Grain hands its flags to the workers, also in a program without flags
+                flags.FLAGS.mark_as_parsed()
+            reader = reader.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2))
+        self._iterator = iter(reader)
+        # Also at garbage collection and before the interpreter exits, when Grain could no longer close itself.
+        self._finalizer = weakref.finalize(self, self._iterator.close)
+
+    def __next__(self) -> Batch:
+        try:
+            return next(self._iterator)
+        except StopIteration:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Stops the threads and processes; calling it again does nothing."""
+        self._finalizer()
+
+
+@dataclass(frozen=True)
+class _TrainBatch:
+    """Step and its own generator -> the batch.
+
+    A host of several would read positions[p::N] and keep rows p::N of every draw.
+    """
+
+    order: Order
+    records: sources.Records
+    processing: Processing
+
+    def __call__(self, step: int, rng: np.random.Generator) -> Batch:
+        images, labels = self.records.read(self.order(step))
+        return {"image": self.processing.train(images, rng), "label": labels}
+
+
+@dataclass(frozen=True)
+class _EvaluationBatch:
+    """Number of the batch -> the batch, filled up to its full size."""
+
+    records: sources.Records
+    processing: Processing
+    batch_size: int
+
+    def __call__(self, step: int) -> Batch:
+        start = step * self.batch_size
+        positions = np.arange(start, min(start + self.batch_size, len(self.records)))
+        images, labels = self.records.read(positions)
+        batch = {
+            "image": self.processing.evaluate(images),
+            "label": labels,
+            "mask": np.ones(len(positions), np.float32),
+        }
+        missing = self.batch_size - len(positions)
+        if not missing:
+            return batch
+        return {key: np.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1)) for key, x in batch.items()}
+
+
+def open_dataset(
+    *,
+    name: str,
+    dir: str,
+    train_split: str,
+    validation_split: str,
+    test_split: str,
+    augment: str,
+    pad: int,
+    normalize: str,
+    image_size: int,
+    workers: int,
+) -> Dataset:
+    """Opens a data set; the arguments are the fields of `config.data`.
+
+    Args:
+        name: 'digits', 'synthetic', or a prepared TFDS set as 'cifar10' (see `sources`).
+        dir: where TFDS keeps its sets; '' is $TFDS_DATA_DIR or ~/tensorflow_datasets.
+        train_split, validation_split, test_split: as 'train[:45000]' (see `splits`); '' for no validation split.
+        augment: of training images: 'none'; 'crop' pads with zeros after normalisation and crops at random;
+            'crop_flip' also mirrors with probability 1/2, the papers' CIFAR augmentation; 'resized_crop_flip' takes
+            a random part of the image as in Inception, for ImageNet.
+        pad: zeros on each side before a crop, in pixels.
+        normalize: 'pixel_mean' subtracts the training split's mean image and divides by one scalar; 'channel'
+            standardises each channel, with ImageNet's constants if the set does not fit in memory.
+        image_size: side of the processed images in pixels; 0 keeps the set's own. Images of another size are
+            resized to a short side of 256/224 of it and cropped at the centre.
+        workers: processes that read and decode; 0 uses threads, the fastest for sets that fit in memory.
+
+    Raises:
+        BadInput: a value that cannot work, or a set that is missing or damaged.
+    """
+    _check_choice("data.augment", augment, AUGMENTATIONS)
+    _check_choice("data.normalize", normalize, NORMALIZATIONS)
+    for field_name, value in {"pad": pad, "image_size": image_size, "workers": workers}.items():
+        if value < 0:
+            raise BadInput(f"data.{field_name}={value} is negative: use 0 or more")
+
+    source = sources.open_source(name, dir, image_size)
+    parts = _parse_splits(source, train_split, validation_split, test_split)
+    image_shape, resize = _processed_shape(source, augment, image_size)
+    in_memory = source.fits_in_memory(sum(map(len, parts.values())))
+    if normalize == "pixel_mean" and not in_memory:
+        raise BadInput(
+            f"data.normalize='pixel_mean' needs a set in memory and {name!r} is too large: use 'channel'"
+        )
+    if normalize == "pixel_mean" and resize:
+        raise BadInput("data.normalize='pixel_mean' needs images at their own size and place: use 'channel'")
+
+    read = source.load if in_memory else source.open
+    records = {split: read(part) for split, part in parts.items()}
+    return Dataset(
+        name=name,
+        num_classes=source.num_classes,
+        image_shape=image_shape,
+        class_names=source.class_names,
+        train_size=len(parts["train"]),
+        validation_size=len(parts.get("validation", ())),
+        test_size=len(parts["test"]),
+        _records=records,
+        _processing=Processing(
+            augment, pad, image_shape[0] if resize else 0, _normalization(normalize, records["train"])
+        ),
+        _workers=workers,
+    )
+
+
+def _check_choice(field_name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        nearest = difflib.get_close_matches(value, choices, 1, 0)[0]
+        raise BadInput(f"{field_name}={value!r} is not one of {', '.join(choices)}: did you mean {nearest!r}?")
+
+
+def _parse_splits(source: sources.Source, train: str, validation: str, test: str) -> dict[str, Slice]:
+    """The configured slices by role; evaluation never shares a record with training."""
+    texts = {"train": train, "validation": validation, "test": test}
+    if not validation:
+        del texts["validation"]
+    parts = {role: parse_slice(f"data.{role}_split", text, source.sizes) for role, text in texts.items()}
+    for role, part in parts.items():
+        if role != "train" and part.overlaps(parts["train"]):
+            raise BadInput(
+                f"data.{role}_split={texts[role]!r} shares records with data.train_split={train!r}: "
+                "choose slices that do not overlap"
+            )
+    return parts
+
+
+def _processed_shape(source: sources.Source, augment: str, image_size: int) -> tuple[tuple[int, int, int], bool]:
+    """Shape (H, W, C) of the processed images, and whether they are resized to get it."""
+    shape = source.image_shape
+    if not image_size and shape is None:
+        raise BadInput(
+            f"data.image_size=0, but images of {source.name!r} differ in size: set it, for example to 224"
+        )
+    if shape and image_size in (0, shape[0]) and image_size in (0, shape[1]) and augment != "resized_crop_flip":
+        return shape, False
+    if not image_size and shape and shape[0] != shape[1]:
+        raise BadInput(f"data.image_size=0, but images of {source.name!r} are oblong: set the side to resize to")
+    side = image_size or (shape[0] if shape else 0)
+    return (side, side, shape[2] if shape else 3), True
+
+
+def _normalization(kind: str, train: sources.Records) -> Normalize:
+    if not isinstance(train, sources.InMemory):
+        return Normalize.imagenet()
+    return Normalize.per_pixel(train.images) if kind == "pixel_mean" else Normalize.per_channel(train.images)

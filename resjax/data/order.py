@@ -1,0 +1,35 @@
+"""The order of training records: a pure function of (seed, step)."""
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Order:
+    """Endless epochs of `size` records, each in its own permutation, cut into batches without regard to epochs.
+
+    Calling it with a step gives the positions of that batch, int64 [batch_size]. Every record comes exactly once an
+    epoch and none is dropped.
+    """
+
+    size: int
+    batch_size: int
+    seed: int
+
+    def __call__(self, step: int) -> np.ndarray:
+        start = step * self.batch_size
+        stop = start + self.batch_size
+        pieces = []
+        while start < stop:
+            epoch, offset = divmod(start, self.size)
+            piece = _permutation(self.size, self.seed, epoch)[offset : offset + stop - start]
+            pieces.append(piece)
+            start += len(piece)
+        return np.concatenate(pieces)
+
+
+@functools.lru_cache(maxsize=2)  # batches are read ahead, so those of two epochs can be in the making at once
+def _permutation(size: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(size)

@@ -1,0 +1,316 @@
+"""Where records come from: random access, positions of a split -> images and labels."""
+
+import difflib
+import gzip
+import importlib.util
+import io
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+from resjax.data.splits import Slice
+from resjax.errors import BadInput
+
+# Sets of fixed shape are kept decoded in memory up to this many bytes over the splits in use.
+MEMORY_LIMIT = 10**9
+
+PREPARED_HERE = ("cifar10", "cifar100")
+
+
+class Records(Protocol):
+    """The records of one slice of a split."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, positions: np.ndarray) -> tuple[Sequence[np.ndarray] | np.ndarray, np.ndarray]:
+        """Positions [B] in 0 <= position < len -> B uint8 images [H, W, C] and labels int32 [B]."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set before any processing.
+
+    Attributes:
+        sizes: number of records in every stored split.
+        image_shape: (H, W, C) of every image, or None where they differ in size; those are read as RGB.
+        class_names: in label order, or empty if the set has none.
+        open: a slice -> its records, not yet decoded.
+    """
+
+    name: str
+    sizes: dict[str, int]
+    image_shape: tuple[int, int, int] | None
+    num_classes: int
+    class_names: tuple[str, ...]
+    open: Callable[[Slice], Records]
+
+    def fits_in_memory(self, records: int) -> bool:
+        return self.image_shape is not None and records * math.prod(self.image_shape) <= MEMORY_LIMIT
+
+    def load(self, part: Slice) -> "InMemory":
+        """A slice decoded into memory, for a set whose images have one shape."""
+        records = self.open(part)
+        if isinstance(records, InMemory):
+            return records
+        assert self.image_shape is not None
+        images = np.empty((len(part), *self.image_shape), np.uint8)
+        labels = np.empty(len(part), np.int32)
+        for start in range(0, len(part), 1024):  # so that encoded and decoded copies of the set never meet
+            positions = np.arange(start, min(start + 1024, len(part)))
+            images[positions], labels[positions] = records.read(positions)
+        return InMemory(images, labels)
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """Decoded records: images uint8 [N, H, W, C], labels int32 [N]."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return self.images[positions], self.labels[positions]
+
+
+def open_source(name: str, data_dir: str, image_size: int) -> Source:
+    """Finds a data set by name: 'digits', 'synthetic', or a TFDS set prepared below `data_dir`.
+
+    Raises:
+        BadInput: the name is unknown, or the set is not prepared in a form that can be read.
+    """
+    if name == "digits":
+        return digits()
+    if name == "synthetic":
+        return synthetic(image_size)
+    return prepared(name, data_dir)
+
+
+def digits() -> Source:
+    """The 1,797 handwritten digits that come with scikit-learn: 8 x 8 x 1, grey values 0..16.
+
+    The split is fixed and stratified (see `digits_test_mask`): 1,437 records in 'train', 360 in 'test'.
+    """
+    images, labels = _read_digits()
+    test = digits_test_mask(labels)
+    splits = {"train": (images[~test], labels[~test]), "test": (images[test], labels[test])}
+    return _in_memory_source("digits", splits, 10, tuple("0123456789"))
+
+
+def synthetic(image_size: int) -> Source:
+    """Random images for benchmarks, the same in every process: 1,024 for training and 256 for testing.
+
+    Their side is `image_size` (32 if 0); there are 1,000 classes at 224 and 10 at any other size.
+    """
+    side = image_size or 32
+    num_classes = 1000 if side == 224 else 10
+    rng = np.random.default_rng(0)
+    splits = {}
+    for split, size in {"train": 1024, "test": 256}.items():
+        images = rng.integers(0, 256, (size, side, side, 3), np.uint8)
+        splits[split] = (images, rng.integers(0, num_classes, size, np.int32))
+    return _in_memory_source("synthetic", splits, num_classes, ())
+
+
+def _in_memory_source(
+    name: str, splits: dict[str, tuple[np.ndarray, np.ndarray]], num_classes: int, class_names: tuple[str, ...]
+) -> Source:
+    def open_slice(part: Slice) -> InMemory:
+        images, labels = splits[part.base]
+        return InMemory(images[part.start : part.stop], labels[part.start : part.stop])
+
+    sizes = {split: len(labels) for split, (_, labels) in splits.items()}
+    shape = splits["train"][0].shape[1:]
+    return Source(name, sizes, shape, num_classes, class_names, open_slice)
+
+
+def _read_digits() -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 [1797, 8, 8, 1] and labels int32 [1797], in scikit-learn's order.
+
+    The file is found without importing scikit-learn, which takes two seconds.
+    """
+    spec = importlib.util.find_spec("sklearn")
+    if spec is None or not spec.submodule_search_locations:
+        raise BadInput("data.name='digits' is read from scikit-learn: pip install scikit-learn")
+    path = Path(spec.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
+    with gzip.open(path, "rt") as file:
+        table = np.loadtxt(file, delimiter=",")
+    return table[:, :-1].astype(np.uint8).reshape(-1, 8, 8, 1), table[:, -1].astype(np.int32)
+
+
+def digits_test_mask(labels: np.ndarray) -> np.ndarray:
+    """Which digits are for testing: bool [1797], 360 of them.
+
+    Sorted by class (and in stored order within a class), every fifth record is taken. So each class gives a fifth
+    of its records, to within one, and no generator is involved that could change.
+    """
+    mask = np.zeros(len(labels), bool)
+    mask[np.argsort(labels, kind="stable")[::5]] = True
+    return mask
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Records of a TFDS set, decoded when they are read.
+
+    Attributes:
+        raw: TFDS data source of the whole split, giving serialised examples.
+        features: the two TFDS features that are read, image and label.
+        part: which records of the split.
+    """
+
+    name: str
+    raw: Any
+    features: Any
+    part: Slice
+    channels: int
+    num_classes: int
+
+    def __len__(self) -> int:
+        return len(self.part)
+
+    def read(self, positions: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+        rows = [self.part.start + position for position in positions.tolist()]
+        try:
+            serialised = self.raw.__getitems__(rows)
+        except Exception:  # any reader error; which record is to blame shows when each is read alone
+            serialised = [self._read_one(row) for row in rows]
+        records = [self._decode(row, example) for row, example in zip(rows, serialised, strict=True)]
+        return [image for image, _ in records], np.array([label for _, label in records], np.int32)
+
+    def _read_one(self, row: int) -> bytes:
+        try:
+            return self.raw[row]
+        except Exception as error:
+            raise self._corrupted(row, error) from error
+
+    def _decode(self, row: int, example: bytes) -> tuple[np.ndarray, int]:
+        from tensorflow_datasets import decode
+
+        try:
+            record = self.features.deserialize_example_np(example, decoders={"image": decode.SkipDecoding()})
+            image = decode_image(record["image"], self.channels)
+            label = int(record["label"])
+        except Exception as error:  # the parsers and decoders raise whatever they please
+            raise self._corrupted(row, error) from error
+        if not 0 <= label < self.num_classes:
+            raise BadInput(
+                f"data.name={self.name!r}: record {row} of split {self.part.base!r} has label {label}, outside its "
+                f"{self.num_classes} classes: prepare the set again"
+            )
+        return image, label
+
+    def _corrupted(self, row: int, error: Exception) -> BadInput:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        return BadInput(
+            f"data.name={self.name!r}: record {row} of split {self.part.base!r} is corrupted ({reason}): "
+            "prepare the set again"
+        )
+
+
+def decode_image(encoded: bytes, channels: int) -> np.ndarray:
+    """Encoded image -> uint8 [H, W, channels]; grey and CMYK become RGB when channels is 3.
+
+    JPEG goes through libjpeg-turbo (simplejpeg), what that does not take and every other format through Pillow.
+    """
+    if channels == 3 and encoded[:2] == b"\xff\xd8":
+        import simplejpeg
+
+        try:
+            return simplejpeg.decode_jpeg(encoded, "RGB")
+        except ValueError:
+            pass  # CMYK, or damaged: Pillow decides which
+    with Image.open(io.BytesIO(encoded)) as image:
+        mode = "RGB" if channels == 3 else "L"
+        pixels = np.asarray(image if image.mode == mode else image.convert(mode))
+    return pixels.reshape(*pixels.shape[:2], channels)
+
+
+def prepared(name: str, data_dir: str) -> Source:
+    """A set prepared by TFDS in ArrayRecord format, with an `image` and a `label` feature.
+
+    Args:
+        name: TFDS name, optionally with a version: 'cifar10', 'cifar10:3.0.2', 'imagenet_v2/matched-frequency'.
+        data_dir: where TFDS keeps sets; '' is its default, $TFDS_DATA_DIR or ~/tensorflow_datasets.
+    """
+    root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    folder = _find_prepared(name, root)
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder_from_directory(str(folder))
+        features = builder.info.features
+        sizes = {split: info.num_examples for split, info in builder.info.splits.items()}
+    except Exception as error:
+        raise BadInput(f"data.name={name!r}: {folder} cannot be read ({error}): prepare the set again") from error
+    if not (
+        isinstance(features, tfds.features.FeaturesDict)
+        and isinstance(dict(features.items()).get("image"), tfds.features.Image)
+        and isinstance(dict(features.items()).get("label"), tfds.features.ClassLabel)
+    ):
+        raise BadInput(
+            f"data.name={name!r} has no 'image' and 'label' to classify (its features: {', '.join(features)}): "
+            "choose an image classification set"
+        )
+    height, width, channels = features["image"].shape
+    if features["image"].np_dtype != np.uint8 or channels not in (1, 3, None):
+        raise BadInput(f"data.name={name!r}: its images are not grey or RGB bytes: choose another set")
+    shape = (height, width, channels) if height and width and channels else None
+    label = features["label"]
+    num_classes = label.num_classes
+    names = tuple(label.names) if label.names and label.names != [str(i) for i in range(num_classes)] else ()
+    wanted = tfds.features.FeaturesDict({"image": features["image"], "label": label})
+
+    def open_slice(part: Slice) -> Encoded:
+        raw = builder.as_data_source(part.base).data_source
+        return Encoded(name, raw, wanted, part, channels if shape else 3, num_classes)
+
+    return Source(name, sizes, shape, num_classes, names, open_slice)
+
+
+def _find_prepared(name: str, root: Path) -> Path:
+    """The folder of the newest version of a prepared set, or of the version that `name` asks for."""
+    path, _, version = name.partition(":")
+    versions = [p for p in (root / path).glob("*.*.*") if (p / "dataset_info.json").is_file()]
+    if version:
+        versions = [p for p in versions if p.name == version]
+    if not path or ".." in path or not versions:
+        raise BadInput(_missing(name, path, root))
+    folder = max(versions, key=lambda p: [int(n) for n in re.findall(r"\d+", p.name)])
+    info = json.loads((folder / "dataset_info.json").read_text())
+    if info.get("fileFormat") != "array_record":
+        raise BadInput(
+            f"data.name={name!r}: {folder} is stored as {info.get('fileFormat', 'tfrecord')}, not array_record: "
+            f"{_how_to_prepare(path, root)}"
+        )
+    return folder
+
+
+def _missing(name: str, path: str, root: Path) -> str:
+    """Why a set was not found: a name that exists nowhere, or a set that is not prepared."""
+    import tensorflow_datasets as tfds
+
+    here = {p.parent.parent.name for p in root.glob("*/*/dataset_info.json")}
+    known = {"digits", "synthetic", *here, *tfds.list_builders(with_community_datasets=False)}
+    if path.split("/")[0] in known:
+        return f"data.name={name!r} is not prepared below data.dir={str(root)!r}: {_how_to_prepare(path, root)}"
+    # TFDS knows thousands of sets; the ones named in the recipes are the likelier meaning.
+    usual = ["digits", "synthetic", "imagenet2012", *PREPARED_HERE, *here]
+    close = difflib.get_close_matches(name, usual, 1, 0.6) or difflib.get_close_matches(name, known, 1, 0)
+    return f"data.name={name!r} is not a data set: did you mean {close[0]!r}?"
+
+
+def _how_to_prepare(path: str, root: Path) -> str:
+    if path in PREPARED_HERE:
+        return f"run python -m resjax.data.prepare {path} --source DIR_OR_TAR --data_dir {root}"
+    return f"with TensorFlow installed, run tfds build {path} --file_format=array_record --data_dir={root}"

@@ -1,0 +1,44 @@
+"""Prints a network as a table: `python -m resjax.describe --config=FILE[:SPEC] [--json]`."""
+
+import json
+
+from absl import flags
+
+from resjax import cli
+from resjax.config import network
+from resjax.models import counts
+from resjax.models.spec import Spec
+
+
+def table(spec: Spec) -> str:
+    """Stage, output shape, parameters and multiply-adds, with totals."""
+    rows = [
+        (r.name, " x ".join(map(str, r.output)), f"{r.cost.params:,}", f"{r.cost.macs:,}")
+        for r in counts.rows(spec)
+    ]
+    total = counts.total(spec)
+    lines = [
+        ("part", "output", "parameters", "multiply-adds"),
+        *rows,
+        (f"total, depth {spec.depth}", "", f"{total.params:,}", f"{total.macs:,}"),
+    ]
+    widths = [max(len(line[i]) for line in lines) for i in range(4)]
+    return "\n".join(
+        "  ".join([line[0].ljust(widths[0])] + [line[i].rjust(widths[i]) for i in (1, 2, 3)]) for line in lines
+    )
+
+
+def main(argv: list[str]) -> None:
+    values = cli.parse(
+        argv, lambda v: flags.DEFINE_boolean("json", False, "Print the totals as JSON.", flag_values=v)
+    )
+    spec = network(values.config)
+    total = counts.total(spec)
+    if values.json:
+        print(json.dumps({"params": total.params, "macs": total.macs, "depth": spec.depth}))
+    else:
+        print(table(spec))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,41 @@
+"""SIGTERM and Ctrl-C: the first asks the run to save and stop, a second one leaves at once."""
+
+import os
+import signal
+import sys
+from types import FrameType, TracebackType
+
+EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: run the same command again
+
+
+class Preempted(Exception):
+    """The run was asked to stop; its state is saved."""
+
+
+class StopRequest:
+    """While entered, remembers in `requested` that a signal came, for the loop to see between two steps."""
+
+    SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            os._exit(128 + number)
+        self.requested = True
+        name = signal.Signals(number).name
+        # Written without locks: a print here could interrupt a print.
+        os.write(
+            sys.stderr.fileno(), f"\n{name}: saving and stopping after this step (again: leave at once)\n".encode()
+        )
+
+    def __enter__(self) -> "StopRequest":
+        self._before = {number: signal.signal(number, self._handle) for number in self.SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,188 @@
+"""Order and augmentation are functions of (seed, step); evaluation sees every image once."""
+
+import itertools
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from resjax.data.loader import open_dataset
+from resjax.data.order import Order
+
+
+def take(iterator, count):
+    batches = list(itertools.islice(iterator, count))
+    iterator.close()
+    return batches
+
+
+def assert_equal(a, b):
+    assert len(a) == len(b) > 0
+    for x, y in zip(a, b, strict=True):
+        assert x.keys() == y.keys()
+        for key in x:
+            assert x[key].dtype == y[key].dtype
+            np.testing.assert_array_equal(x[key], y[key])
+
+
+def photos(settings, photos_dir, **changes):
+    return open_dataset(
+        **settings
+        | {"name": "photos", "dir": str(photos_dir), "augment": "resized_crop_flip", "normalize": "channel"}
+        | {"image_size": 16}
+        | changes
+    )
+
+
+def test_order_gives_every_record_once_an_epoch():
+    order = Order(size=10, batch_size=4, seed=5)
+    stream = np.concatenate([order(step) for step in range(25)]).reshape(10, 10)
+    for epoch in stream:
+        assert sorted(epoch) == list(range(10))
+    assert len({tuple(epoch) for epoch in stream}) == 10
+
+
+def test_order_with_batches_of_several_epochs():
+    positions = Order(size=3, batch_size=8, seed=0)(1)
+    assert positions.shape == (8,)
+    stream = np.concatenate([Order(3, 8, 0)(step) for step in range(3)]).reshape(8, 3)
+    assert all(sorted(epoch) == [0, 1, 2] for epoch in stream)
+
+
+def test_training_sees_every_image_once_an_epoch(settings):
+    data = open_dataset(**settings | {"augment": "none"})
+    batches = take(data.train(479, seed=1), 6)  # 3 batches of 479 are one epoch of 1,437
+    stored = data._records["train"]
+    expected = np.sort(data._processing.evaluate(stored.images).reshape(1437, -1).sum(axis=1))
+    for epoch in (batches[:3], batches[3:]):
+        seen = np.concatenate([batch["image"] for batch in epoch]).reshape(1437, -1)
+        np.testing.assert_array_equal(np.sort(seen.sum(axis=1)), expected)
+        assert (
+            np.bincount(np.concatenate([b["label"] for b in epoch])).tolist() == np.bincount(stored.labels).tolist()
+        )
+
+
+def test_batches_are_arrays_of_the_promised_shapes(settings):
+    data = open_dataset(**settings)
+    [batch] = take(data.train(13, seed=0), 1)
+    assert batch.keys() == {"image", "label"}
+    assert (batch["image"].shape, batch["image"].dtype) == ((13, *data.image_shape), np.float32)
+    assert (batch["label"].shape, batch["label"].dtype) == ((13,), np.int32)
+    assert (data.train_size, data.validation_size, data.test_size) == (1437, 0, 360)
+    assert data.class_names == tuple("0123456789")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("kind", ["memory", "streaming"])
+def test_a_batch_depends_on_seed_and_step_alone(settings, photos_dir, kind, workers):
+    if kind == "memory":
+        reference = open_dataset(**settings)
+        data = open_dataset(**settings | {"workers": workers})
+    else:
+        reference = photos(settings, photos_dir)
+        data = photos(settings, photos_dir, workers=workers)
+    whole = take(reference.train(10, seed=3), 9)
+    assert_equal(take(data.train(10, seed=3, start_step=4), 5), whole[4:])
+    assert not np.array_equal(whole[0]["image"], whole[1]["image"])
+
+
+def test_seeds_differ_in_order_and_in_augmentation(settings):
+    data = open_dataset(**settings | {"train_split": "train[:1]"})  # one record: only the augmentation is left
+    a, b = (take(data.train(64, seed), 1)[0]["image"] for seed in (0, 1))
+    assert not np.array_equal(a, b)
+    data = open_dataset(**settings | {"augment": "none"})
+    a, b = (take(data.train(64, seed), 1)[0]["label"] for seed in (0, 1))
+    assert not np.array_equal(a, b)
+
+
+@pytest.mark.parametrize(("split", "size"), [("train", 1000), ("validation", 437), ("test", 360)])
+def test_evaluation_sees_every_image_once(settings, split, size):
+    data = open_dataset(**settings | {"train_split": "train[:1000]", "validation_split": "train[1000:]"})
+    assert (data.train_size, data.validation_size, data.test_size) == (1000, 437, 360)
+    batches = list(data.evaluate(split, 64))
+    assert len(batches) == -(-size // 64)
+    assert all(b["image"].shape == (64, 8, 8, 1) and b["mask"].dtype == np.float32 for b in batches)
+    mask = np.concatenate([b["mask"] for b in batches])
+    np.testing.assert_array_equal(mask, np.arange(len(mask)) < size)
+    images = np.concatenate([b["image"] for b in batches])
+    stored = data._records[split]
+    np.testing.assert_array_equal(images[:size], data._processing.evaluate(stored.images))
+    assert not images[size:].any()
+    np.testing.assert_array_equal(np.concatenate([b["label"] for b in batches])[:size], stored.labels)
+
+
+def test_evaluation_with_a_batch_larger_than_the_split(settings):
+    [batch] = open_dataset(**settings | {"test_split": "test[:5]"}).evaluate("test", 32)
+    assert batch["mask"].sum() == 5
+    assert batch["image"].shape[0] == 32
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_evaluation_of_photographs(settings, photos_dir, workers):
+    data = photos(settings, photos_dir, workers=workers)
+    assert (data.image_shape, data.num_classes, data.class_names) == ((16, 16, 3), 5, ())
+    batches = list(data.evaluate("test", 3))
+    assert [b["mask"].tolist() for b in batches] == [[1, 1, 1], [1, 1, 1], [1, 0, 0]]
+    images, labels = data._records["test"].read(np.arange(7))
+    np.testing.assert_array_equal(
+        np.concatenate([b["image"] for b in batches])[:7], data._processing.evaluate(images)
+    )
+    assert sorted(labels.tolist()) == sorted(i % 5 for i in range(7))
+
+
+def test_mean_comes_from_the_training_slice(settings):
+    data = open_dataset(**settings | {"train_split": "train[:100]", "validation_split": "train[100:]"})
+    seen = np.concatenate([b["image"][b["mask"] > 0] for b in data.evaluate("train", 32)])
+    np.testing.assert_allclose(seen.mean(axis=0), 0, atol=1e-5)
+    np.testing.assert_allclose(seen.std(), 1, atol=1e-5)
+
+
+def test_images_of_another_size_are_resized(settings):
+    data = open_dataset(**settings | {"image_size": 12, "normalize": "channel"})
+    [batch] = take(data.train(4, seed=0), 1)
+    assert data.image_shape == batch["image"].shape[1:] == (12, 12, 1)
+
+
+def test_close_ends_threads_and_can_be_repeated(settings):
+    data = open_dataset(**settings)
+    before = threading.active_count()
+    iterator = data.train(8, seed=0)
+    next(iterator)
+    assert threading.active_count() > before
+    iterator.close()
+    iterator.close()
+    assert threading.active_count() <= before + 1  # Grain keeps one idle helper
+
+
+SCRIPT = """
+import sys
+from resjax.data.loader import open_dataset
+heavy = {"grain", "tensorflow_datasets", "sklearn", "simplejpeg", "jax"} & set(sys.modules)
+assert not heavy, heavy
+if __name__ == "__main__":
+    data = open_dataset(name="digits", dir="", train_split="train", validation_split="", test_split="test",
+                        augment="crop_flip", pad=1, normalize="pixel_mean", image_size=0, workers=int(sys.argv[1]))
+    kept, iterator = [], data.train(64, seed=0)
+    for _ in range(5):
+        kept.append(next(iterator))
+    total = sum(batch["image"].sum() for batch in kept)
+    assert "tensorflow" not in sys.modules
+    assert "sklearn" not in sys.modules
+    print("done")
+"""
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_program_that_forgets_to_close_ends_in_silence(tmp_path, workers):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    result = subprocess.run(
+        [sys.executable, "-W", "error", script, str(workers)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "done\n", "")
