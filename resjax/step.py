@@ -44,8 +44,8 @@ def make_train_step(
 
     def loss_fn(params: Any, batch_stats: Any, batch: Batch, rng: jax.Array) -> tuple[jax.Array, Any]:
         variables = {"params": params, "batch_stats": batch_stats}
-        logits: jax.Array  # [N, K]
-        logits, updates = model.apply(  # type: ignore[assignment]
+        logits: Any  # [N, K]
+        logits, updates = model.apply(
             variables, batch["image"], train=True, mutable=["batch_stats"], rngs={"dropout": rng}
         )
         targets = optax.smooth_labels(jax.nn.one_hot(batch["label"], logits.shape[-1]), label_smoothing)
@@ -84,7 +84,7 @@ def make_eval_step(model: ResNet) -> Callable[[Any, Any, Batch], Metrics]:
 
     def eval_step(params: Any, batch_stats: Any, batch: Batch) -> Metrics:
         """Sums over the images whose `mask` [N] is 1."""
-        logits: jax.Array  # [N, K]
+        logits: Any  # [N, K]
         logits = model.apply({"params": params, "batch_stats": batch_stats}, batch["image"], train=False)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
         return sums(logits, losses, batch["label"], batch["mask"])
