@@ -62,6 +62,8 @@ def parse(
         raise BadInput(f"{rest[0]!r} is not a flag: flags start with --")
     if config and values.config is None:
         raise BadInput("--config is missing: give a file, such as --config=configs/digits.py")
+    if config:
+        _prefer_overrides(values.config, argv)
     return values
 
 
@@ -79,6 +81,18 @@ def use_compilation_cache() -> None:
         jax.config.update("jax_compilation_cache_dir", str(Path(home) / "resjax" / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _prefer_overrides(config: ConfigDict, argv: list[str]) -> None:
+    """A duration given in one unit on the command line replaces the file's in the other unit."""
+    given = [flag.removeprefix("--config.").partition("=")[0] for flag in argv if flag.startswith("--config.")]
+    for path in given:
+        node, _, field = path.rpartition(".")
+        stem, _, unit = field.rpartition("_")
+        other = {"steps": f"{stem}_epochs", "epochs": f"{stem}_steps"}.get(unit)
+        owner = config[node] if node else config
+        if other in owner and f"{node}.{other}".removeprefix(".") not in given:
+            owner[other] = () if isinstance(owner[other], tuple) else None
 
 
 def _near(name: str, names: list[str]) -> str:

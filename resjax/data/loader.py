@@ -98,20 +98,37 @@ class Batches(Iterator[Batch]):
             if not flags.FLAGS.is_parsed():  # Grain hands its flags to the workers, also in a program without flags
                 flags.FLAGS.mark_as_parsed()
             reader = reader.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2))
-        self._iterator = iter(reader)
+        self._workers = workers
+        self._open = [iter(reader)]
         # Also at garbage collection and before the interpreter exits, when Grain could no longer close itself.
-        self._finalizer = weakref.finalize(self, self._iterator.close)
+        self._finalizer = weakref.finalize(self, _close_all, self._open)
 
     def __next__(self) -> Batch:
+        if not self._open:
+            raise StopIteration
         try:
-            return next(self._iterator)
+            batch = next(self._open[0])
         except StopIteration:
             self.close()
             raise
+        except RuntimeError as error:
+            if self._workers and "Worker process was terminated" in str(error):
+                raise BadInput(
+                    f"data.workers={self._workers}: a worker process died; batches pass through shared memory, so "
+                    "give /dev/shm more room, or set data.workers=0"
+                ) from error
+            raise
+        # Workers' arrays lie in shared memory, which is scarce and must not outlive the iterator: give plain ones.
+        return {key: np.array(value) for key, value in batch.items()} if self._workers else batch
 
     def close(self) -> None:
         """Stops the threads and processes; calling it again does nothing."""
         self._finalizer()
+
+
+def _close_all(iterators: list[Any]) -> None:
+    while iterators:
+        iterators.pop().close()
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ class Unit(nn.Module):
         if spec.shortcut != "none":
             if spec.stochastic_depth and train:
                 keep = jax.random.bernoulli(self.make_rng("dropout"), survival, (len(y),) + (1,) * (y.ndim - 1))
-                y = y * keep / survival
+                y = y * (keep / survival).astype(y.dtype)
             y = y if spec.branch_scale == 1 else y * spec.branch_scale
             shortcut = Shortcut(spec, shape, name="shortcut")(source, train)
             gate = Gate(spec, shape, name="gate")(source, train) if spec.gate != "none" else None

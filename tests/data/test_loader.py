@@ -1,6 +1,7 @@
 """Order and augmentation are functions of (seed, step); evaluation sees every image once."""
 
 import itertools
+import multiprocessing
 import subprocess
 import sys
 import threading
@@ -10,6 +11,7 @@ import pytest
 
 from resjax.data.loader import open_dataset
 from resjax.data.order import Order
+from resjax.errors import BadInput
 
 
 def take(iterator, count):
@@ -89,7 +91,9 @@ def test_a_batch_depends_on_seed_and_step_alone(settings, photos_dir, kind, work
 
 
 def test_seeds_differ_in_order_and_in_augmentation(settings):
-    data = open_dataset(**settings | {"train_split": "train[:1]"})  # one record: only the augmentation is left
+    data = open_dataset(
+        **settings | {"train_split": "train[:1]", "normalize": "channel"}
+    )  # one record: only the augmentation is left
     a, b = (take(data.train(64, seed), 1)[0]["image"] for seed in (0, 1))
     assert not np.array_equal(a, b)
     data = open_dataset(**settings | {"augment": "none"})
@@ -147,13 +151,26 @@ def test_images_of_another_size_are_resized(settings):
 
 def test_close_ends_threads_and_can_be_repeated(settings):
     data = open_dataset(**settings)
-    before = threading.active_count()
+    before = set(threading.enumerate())
     iterator = data.train(8, seed=0)
     next(iterator)
-    assert threading.active_count() > before
+    started = set(threading.enumerate()) - before
+    assert started
     iterator.close()
     iterator.close()
-    assert threading.active_count() <= before + 1  # Grain keeps one idle helper
+    for thread in started:
+        thread.join(timeout=10)
+        assert not thread.is_alive()
+
+
+def test_a_worker_that_dies_is_reported(settings):
+    iterator = open_dataset(**settings | {"workers": 1}).train(8, seed=0)
+    next(iterator)
+    [process] = multiprocessing.active_children()
+    process.kill()
+    with pytest.raises(BadInput, match=r"data\.workers=1: a worker process died"):
+        list(itertools.islice(iterator, 100))
+    iterator.close()
 
 
 SCRIPT = """
