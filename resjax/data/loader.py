@@ -22,7 +22,7 @@ from resjax.errors import BadInput
 Batch = dict[str, np.ndarray]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Dataset:
     """A data set that is ready to be read in batches.
 
@@ -63,7 +63,7 @@ class Dataset:
         read = _TrainBatch(order, self._records["train"], self._processing)
         # The generator of random_map depends on the seed and on the element, which here is the step, alone.
         steps = grain.MapDataset.range(sys.maxsize).seed(seed).random_map(read)
-        return Batches(steps[start_step:], self._workers)
+        return Batches(steps[start_step:], self._threads("train"), self._workers)
 
     def evaluate(self, split: str, batch_size: int) -> "Batches":
         """Every image of 'train', 'validation' or 'test' once, in stored order and without augmentation.
@@ -81,18 +81,22 @@ class Dataset:
             raise BadInput(f"split {split!r} is not configured: choose one of {', '.join(self._records)}")
         read = _EvaluationBatch(self._records[split], self._processing, batch_size)
         steps = -(-len(self._records[split]) // batch_size)
-        return Batches(grain.MapDataset.range(steps).map(read), self._workers)
+        return Batches(grain.MapDataset.range(steps).map(read), self._threads(split), self._workers)
+
+    def _threads(self, split: str) -> int:
+        """Photographs are decoded by all cores; for a set in memory more threads would only fight for Python."""
+        ready = isinstance(self._records[split], sources.InMemory) and not self._processing.size
+        return 2 if ready else min(16, os.cpu_count() or 1)
 
 
 class Batches(Iterator[Batch]):
     """Reads batches ahead in threads, or in processes if there are workers; `close` ends them."""
 
-    def __init__(self, dataset: Any, workers: int):
+    def __init__(self, dataset: Any, threads: int, workers: int):
         import grain
         from absl import flags
 
-        # Photographs are decoded by all cores; a few batches ahead are enough to hide it.
-        threads = 1 if workers else min(8, os.cpu_count() or 1)
+        threads = 1 if workers else threads
         reader = dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 1))
         if workers:
             if not flags.FLAGS.is_parsed():  # Grain hands its flags to the workers, also in a program without flags
@@ -113,9 +117,10 @@ class Batches(Iterator[Batch]):
             raise
         except RuntimeError as error:
             if self._workers and "Worker process was terminated" in str(error):
+                reason = str(error).split(". ")[0]
                 raise BadInput(
-                    f"data.workers={self._workers}: a worker process died; batches pass through shared memory, so "
-                    "give /dev/shm more room, or set data.workers=0"
+                    f"data.workers={self._workers}: {reason}; batches pass through shared memory, so give /dev/shm "
+                    "more room, or set data.workers=0"
                 ) from error
             raise
         # Workers' arrays lie in shared memory, which is scarce and must not outlive the iterator: give plain ones.

@@ -316,7 +316,8 @@ def load_arrays(file: str, data: bytes) -> Any:
     try:
         return _ArrayUnpickler(io.BytesIO(data), encoding="bytes").load()
     except Exception as error:  # a damaged pickle can raise nearly anything
-        raise BadInput(f"{file} is not a pickle of plain arrays ({error}): download the set again") from error
+        reason = " ".join(str(error).split())
+        raise BadInput(f"{file} is not a pickle of plain arrays ({reason}): download the set again") from error
 
 
 def _write(name: str, splits: dict[str, Split], class_names: dict[str, list[str]], build_dir: str) -> Path:

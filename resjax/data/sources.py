@@ -167,13 +167,14 @@ class Encoded:
         raw: TFDS data source of the whole split, giving serialised examples.
         features: the two TFDS features that are read, image and label.
         part: which records of the split.
+        image_shape: as in Source.
     """
 
     name: str
     raw: Any
     features: Any
     part: Slice
-    channels: int
+    image_shape: tuple[int, int, int] | None
     num_classes: int
 
     def __len__(self) -> int:
@@ -199,8 +200,10 @@ class Encoded:
 
         try:
             record = self.features.deserialize_example_np(example, decoders={"image": decode.SkipDecoding()})
-            image = decode_image(record["image"], self.channels)
+            image = decode_image(record["image"], self.image_shape[2] if self.image_shape else 3)
             label = int(record["label"])
+            if self.image_shape and image.shape != self.image_shape:
+                raise ValueError(f"an image of shape {image.shape}, not {self.image_shape}")
         except Exception as error:  # the parsers and decoders raise whatever they please
             raise self._corrupted(row, error) from error
         if not 0 <= label < self.num_classes:
@@ -211,11 +214,14 @@ class Encoded:
         return image, label
 
     def _corrupted(self, row: int, error: Exception) -> BadInput:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         return BadInput(
-            f"data.name={self.name!r}: record {row} of split {self.part.base!r} is corrupted ({reason}): "
+            f"data.name={self.name!r}: record {row} of split {self.part.base!r} is corrupted ({_one_line(error)}): "
             "prepare the set again"
         )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 def decode_image(encoded: bytes, channels: int) -> np.ndarray:
@@ -248,11 +254,19 @@ def prepared(name: str, data_dir: str) -> Source:
     import tensorflow_datasets as tfds
 
     try:
+        file_format = json.loads((folder / "dataset_info.json").read_text()).get("fileFormat", "tfrecord")
         builder = tfds.builder_from_directory(str(folder))
         features = builder.info.features
         sizes = {split: info.num_examples for split, info in builder.info.splits.items()}
     except Exception as error:
-        raise BadInput(f"data.name={name!r}: {folder} cannot be read ({error}): prepare the set again") from error
+        raise BadInput(
+            f"data.name={name!r}: {folder} cannot be read ({_one_line(error)}): prepare the set again"
+        ) from error
+    if file_format != "array_record":
+        raise BadInput(
+            f"data.name={name!r}: {folder} is stored as {file_format}, not array_record: "
+            f"{_how_to_prepare(name, root)}"
+        )
     if not (
         isinstance(features, tfds.features.FeaturesDict)
         and isinstance(dict(features.items()).get("image"), tfds.features.Image)
@@ -273,7 +287,7 @@ def prepared(name: str, data_dir: str) -> Source:
 
     def open_slice(part: Slice) -> Encoded:
         raw = builder.as_data_source(part.base).data_source
-        return Encoded(name, raw, wanted, part, channels if shape else 3, num_classes)
+        return Encoded(name, raw, wanted, part, shape, num_classes)
 
     return Source(name, sizes, shape, num_classes, names, open_slice)
 
@@ -287,12 +301,6 @@ def _find_prepared(name: str, root: Path) -> Path:
     if not path or ".." in path or not versions:
         raise BadInput(_missing(name, path, root))
     folder = max(versions, key=lambda p: [int(n) for n in re.findall(r"\d+", p.name)])
-    info = json.loads((folder / "dataset_info.json").read_text())
-    if info.get("fileFormat") != "array_record":
-        raise BadInput(
-            f"data.name={name!r}: {folder} is stored as {info.get('fileFormat', 'tfrecord')}, not array_record: "
-            f"{_how_to_prepare(path, root)}"
-        )
     return folder
 
 
@@ -310,7 +318,8 @@ def _missing(name: str, path: str, root: Path) -> str:
     return f"data.name={name!r} is not a data set: did you mean {close[0]!r}?"
 
 
-def _how_to_prepare(path: str, root: Path) -> str:
+def _how_to_prepare(name: str, root: Path) -> str:
+    path = name.partition(":")[0]
     if path in PREPARED_HERE:
         return f"run python -m resjax.data.prepare {path} --source DIR_OR_TAR --data_dir {root}"
     return f"with TensorFlow installed, run tfds build {path} --file_format=array_record --data_dir={root}"

@@ -1,0 +1,331 @@
+"""CIFAR from small batches in the published layouts, to TFDS sets and back."""
+
+import dataclasses
+import io
+import json
+import os
+import pickle
+import subprocess
+import sys
+import tarfile
+
+import numpy as np
+import pytest
+
+from resjax.data import prepare
+from resjax.data.loader import open_dataset
+from resjax.data.sources import prepared
+from resjax.data.splits import Slice
+from resjax.errors import BadInput
+
+RECORDS = 12  # images in a file; the published files have 10,000 or 50,000
+
+CIFAR10_NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+
+
+@pytest.fixture(autouse=True)
+def small_files(monkeypatch):
+    for name, published in prepare.PUBLISHED.items():
+        small = dataclasses.replace(published, records={"train": RECORDS, "test": RECORDS})
+        monkeypatch.setitem(prepare.PUBLISHED, name, small)
+
+
+def names_of(name):
+    if name == "cifar10":
+        return {"label": CIFAR10_NAMES}
+    return {"coarse_label": [f"coarse_{i}" for i in range(20)], "label": [f"fine_{i}" for i in range(100)]}
+
+
+def make_data(name, files):
+    """Per file: images uint8 [N, 32, 32, 3] and labels by name."""
+    rng = np.random.default_rng(0)
+    return {
+        file: (
+            rng.integers(0, 256, (RECORDS, 32, 32, 3), np.uint8),
+            {label: rng.integers(0, len(names), RECORDS) for label, names in names_of(name).items()},
+        )
+        for file in files
+    }
+
+
+def python2_pickle(batch):
+    """The batch as Python 2 wrote it: protocol 2, byte strings as such, old NumPy module names."""
+    out = [b"\x80\x02"]
+
+    def write(value):
+        if isinstance(value, bytes):
+            out.append(b"T" + len(value).to_bytes(4, "little") + value)
+        elif isinstance(value, int):
+            out.append(b"J" + value.to_bytes(4, "little", signed=True))
+        elif isinstance(value, list):
+            out.append(b"](")
+            for item in value:
+                write(item)
+            out.append(b"e")
+        elif isinstance(value, dict):
+            out.append(b"}(")
+            for key, item in value.items():
+                write(key)
+                write(item)
+            out.append(b"u")
+        else:  # uint8 array
+            out.append(b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85U\x01btR(K\x01")
+            for side in value.shape:
+                write(side)
+            out.append(
+                b"\x86cnumpy\ndtype\n(U\x02u1K\x00K\x01tR(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89"
+            )
+            write(value.tobytes())
+            out.append(b"tb")
+
+    write(batch)
+    return b"".join(out) + b"."
+
+
+def published_files(name, version, dump=python2_pickle):
+    """File name -> contents, for the 'binary' or 'python' version."""
+    layout = prepare.PUBLISHED[name].layouts[version == "python"]
+    assert bool(layout.label_keys) == (version == "python")
+    plain = [file.removesuffix(".bin") for files in layout.files.values() for file in files]
+    files = {}
+    for file, (images, labels) in make_data(name, plain).items():
+        planes = images.transpose(0, 3, 1, 2).reshape(RECORDS, -1)
+        if version == "binary":
+            columns = [labels[label][:, None].astype(np.uint8) for label in layout.names]
+            files[file + ".bin"] = np.concatenate([*columns, planes], axis=1).tobytes()
+        else:
+            lists = {layout.label_keys[label].encode(): values.tolist() for label, values in labels.items()}
+            files[file] = dump({b"batch_label": b"x", b"data": planes, **lists})
+    names = names_of(name)
+    if version == "binary":
+        files |= {layout.names[label]: "\n".join([*names[label], ""]).encode() for label in names}
+    else:
+        files[layout.meta] = dump({layout.names[k].encode(): [n.encode() for n in v] for k, v in names.items()})
+    return layout.folder, files
+
+
+def write_folder(root, folder, files):
+    (root / folder).mkdir(parents=True)
+    for file, content in files.items():
+        (root / folder / file).write_bytes(content)
+    return root / folder
+
+
+def write_tar(root, folder, files):
+    path = root / "published.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        for file, content in files.items():
+            member = tarfile.TarInfo(f"{folder}/{file}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+@pytest.mark.parametrize(
+    ("version", "dump", "container"),
+    [
+        ("binary", None, "folder"),
+        ("binary", None, "parent"),
+        ("binary", None, "tar"),
+        ("python", python2_pickle, "folder"),
+        ("python", python2_pickle, "tar"),
+        ("python", lambda batch: pickle.dumps(batch, protocol=2), "folder"),
+    ],
+)
+def test_every_layout_reads_back_the_same(tmp_path, capsys, name, version, dump, container):
+    folder, files = published_files(name, version, dump)
+    source = write_tar(tmp_path, folder, files) if container == "tar" else write_folder(tmp_path, folder, files)
+    source = source.parent if container == "parent" else source
+    out = tmp_path / "sets"
+    assert prepare.main([name, "--source", str(source), "--data_dir", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert f"wrote {out}/{name}/3.0.2" in printed
+    assert f"--config.data.dir={out}" in printed
+
+    layout = prepare.PUBLISHED[name].layouts[0]
+    expected = make_data(name, [file.removesuffix(".bin") for split in layout.files.values() for file in split])
+    read = prepared(name, str(out))
+    for split, split_files in layout.files.items():
+        plain = [file.removesuffix(".bin") for file in split_files]
+        want = {
+            image.tobytes(): int(label)
+            for file in plain
+            for image, label in zip(expected[file][0], expected[file][1]["label"], strict=True)
+        }
+        got = read.load(Slice(split, 0, read.sizes[split]))
+        assert len(got.images) == len(want) == RECORDS * len(plain)
+        assert {image.tobytes(): int(label) for image, label in zip(got.images, got.labels, strict=True)} == want
+    assert read.class_names == tuple(names_of(name)["label"])
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_the_set_is_the_stock_one(tmp_path, name):
+    import tensorflow_datasets as tfds
+
+    target, _ = prepare.prepare(name, write_folder(tmp_path, *published_files(name, "binary")), tmp_path / "sets")
+    assert target == tmp_path / "sets" / name / "3.0.2"
+    assert sorted(path.name for path in (tmp_path / "sets").iterdir()) == [name]
+    built, stock = tfds.builder_from_directory(str(target)), tfds.builder(name, data_dir=str(tmp_path / "none"))
+    assert (built.name, str(built.version)) == (stock.name, str(stock.version))
+    assert built.info.features.to_json() == stock.info.features.to_json()
+    assert built.info.supervised_keys == stock.info.supervised_keys
+    files = {path.name for path in target.iterdir()}
+    assert {f"{name}-{split}.array_record-00000-of-00001" for split in ("train", "test")} < files
+    assert {"dataset_info.json", "features.json", "label.labels.txt"} < files
+    assert json.loads((target / "dataset_info.json").read_text())["fileFormat"] == "array_record"
+    ids = {record["id"].decode() for record in built.as_data_source("test")}
+    assert ids == {f"test_{i:05d}" for i in range(RECORDS)}
+    if name == "cifar10":
+        assert built.info.features["label"].names == CIFAR10_NAMES
+    else:
+        assert {int(record["coarse_label"]) for record in built.as_data_source("train")} <= set(range(20))
+
+
+def test_small_sets_are_held_in_memory_and_train(tmp_path, settings):
+    prepare.prepare("cifar10", write_folder(tmp_path, *published_files("cifar10", "binary")), tmp_path / "sets")
+    slices = {"train_split": "train[:45]", "validation_split": "train[45:]"}
+    data = open_dataset(**settings | {"name": "cifar10", "dir": str(tmp_path / "sets"), "pad": 4} | slices)
+    assert (data.train_size, data.validation_size, data.test_size) == (45, 15, 12)
+    assert (data.num_classes, data.image_shape) == (10, (32, 32, 3))
+    batches = data.train(100, seed=0)  # more than the split
+    assert next(batches)["image"].shape == (100, 32, 32, 3)
+    batches.close()
+
+
+class Call:
+    """Pickles as a call of `function`."""
+
+    def __init__(self, function, *args):
+        self.call = function, args
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize("wrap", [lambda call: call, lambda call: {b"data": np.array([call], dtype=object)}])
+def test_pickles_that_call_the_system_are_refused(tmp_path, wrap):
+    payload = wrap(Call(os.system, f"touch {tmp_path}/called"))
+    with pytest.raises(BadInput, match=r"^batch is not a pickle of plain arrays \(it asks for posix.system\)"):
+        prepare.load_arrays("batch", pickle.dumps(payload, protocol=2))
+    assert not (tmp_path / "called").exists()
+
+
+@pytest.mark.parametrize("payload", [Call(eval, "1 + 1"), RuntimeError("x"), np.float64(1)])
+def test_pickles_that_ask_for_more_than_arrays_are_refused(payload):
+    with pytest.raises(BadInput, match=r"^batch is not a pickle of plain arrays \(it asks for \w+"):
+        prepare.load_arrays("batch", pickle.dumps(payload, protocol=2))
+
+
+def damage(kind, folder, files):
+    first = next(iter(files))
+    if kind == "truncated":
+        files[first] = files[first][:-1]
+    elif kind == "short":
+        files[first] = files[first][: len(files[first]) // 2]
+    elif kind == "missing":
+        del files[first]
+    elif kind == "label":
+        files[first] = bytes([10]) + files[first][1:]
+    elif kind == "names":
+        files["batches.meta.txt"] = b"cat\ndog\n"
+    return folder, files
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("truncated", "data_batch_1.bin has 36875 bytes, no whole records of 3073"),
+        ("short", "data_batch_1.bin holds 6 images, not 12"),
+        ("missing", "data_batch_1.bin"),
+        ("label", "data_batch_1.bin: image 0 has label 10, outside the 10 classes"),
+        ("names", "batches.meta.txt names 2 classes for label, not 10"),
+    ],
+)
+@pytest.mark.parametrize("write", [write_folder, write_tar])
+def test_damaged_files_leave_nothing_behind(tmp_path, capsys, kind, message, write):
+    source = write(tmp_path, *damage(kind, *published_files("cifar10", "binary")))
+    assert prepare.main(["cifar10", "--source", str(source), "--data_dir", str(tmp_path / "sets")]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not list((tmp_path / "sets").rglob("*"))
+
+
+@pytest.mark.parametrize("key", ["data", "labels"])
+def test_pickled_batches_that_lack_something(tmp_path, key):
+    folder, files = published_files("cifar10", "python")
+    batch = prepare.load_arrays("x", files["test_batch"])
+    del batch[key.encode()]
+    source = write_folder(tmp_path, folder, files | {"test_batch": python2_pickle(batch)})
+    with pytest.raises(BadInput, match="test_batch is not a CIFAR batch"):
+        prepare.read_published("cifar10", source)
+
+
+def test_pickled_labels_of_another_length(tmp_path):
+    folder, files = published_files("cifar10", "python")
+    batch = prepare.load_arrays("x", files["test_batch"]) | {b"labels": [1, 2]}
+    source = write_folder(tmp_path, folder, files | {"test_batch": python2_pickle(batch)})
+    with pytest.raises(BadInput, match="one class an image"):
+        prepare.read_published("cifar10", source)
+
+
+def test_half_an_archive_is_refused(tmp_path):
+    path = write_tar(tmp_path, *published_files("cifar10", "binary"))
+    path.write_bytes(path.read_bytes()[:50_000])
+    with pytest.raises(BadInput, match="is not a whole archive"):
+        prepare.read_published("cifar10", path)
+
+
+@pytest.mark.parametrize("source", ["nowhere", "empty", "file"])
+def test_sources_that_hold_no_cifar(tmp_path, source):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_bytes(b"hello")
+    with pytest.raises(BadInput, match="--source="):
+        prepare.read_published("cifar10", tmp_path / source)
+
+
+def test_an_existing_set_is_kept(tmp_path, capsys):
+    source = write_folder(tmp_path, *published_files("cifar10", "binary"))
+    command = ["cifar10", "--source", str(source), "--data_dir", str(tmp_path / "sets")]
+    assert prepare.main(command) == 0
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "sets").rglob("*")}
+    capsys.readouterr()
+    assert prepare.main(command) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "sets").rglob("*")} == before
+
+
+def test_a_failure_while_writing_leaves_nothing(tmp_path, monkeypatch):
+    def fail(image):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(prepare, "_png", fail)
+    source = write_folder(tmp_path, *published_files("cifar10", "binary"))
+    with pytest.raises(BadInput, match="disk full"):
+        prepare.prepare("cifar10", source, tmp_path / "sets")
+    assert not list((tmp_path / "sets").rglob("*"))
+
+
+def test_tensorflow_is_never_imported(tmp_path, settings):
+    source = write_folder(tmp_path, *published_files("cifar10", "binary"))
+    changes = {"name": "cifar10", "dir": str(tmp_path / "sets")}
+    program = f"""
+import dataclasses, sys
+from resjax.data import prepare
+from resjax.data.loader import open_dataset
+small = dataclasses.replace(prepare.PUBLISHED["cifar10"], records={{"train": {RECORDS}, "test": {RECORDS}}})
+prepare.PUBLISHED["cifar10"] = small
+assert prepare.main(["cifar10", "--source", {str(source)!r}, "--data_dir", {changes["dir"]!r}]) == 0
+data = open_dataset(**{settings | changes!r})
+batches = data.train(8, seed=0)
+next(batches)
+batches.close()
+assert len(list(data.evaluate("test", 8))) == 2
+assert "tensorflow_datasets" in sys.modules
+assert "tensorflow" not in sys.modules
+"""
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=False
+    )
+    assert (run.returncode, run.stderr) == (0, "")
