@@ -125,6 +125,41 @@ def imagenet(name: str) -> Spec:
     )
 
 
+def dense(name: str, features: int, width: int) -> Spec:
+    """A fully connected residual network on `features` x `features` grey images: `v1-21`, `v2-21`, `plain-21`.
+
+    Depth 4n+1: n two-layer units as wide as the input, n units of `width`, the classifier. W_s, needed once where the
+    widths differ, is zero-padding (`shortcut=A`) or learned (`shortcut=B`): v1 eq. 2. `highway-N` has N-2 highway layers
+    of 50, as in arXiv 1505.00387.
+
+    Raises:
+      BadInput: for an unknown family or a depth that it does not have.
+    """
+    family, depth = _parse(name, ("v1", "v2", "plain", "highway"), "v1-21")
+    if family == "highway":
+        if depth < 3:
+            raise BadInput(
+                f"network {name!r}: a highway network has at least one highway layer; nearest: highway-3"
+            )
+        return highway_original(depth - 2, 50, features, classes=10)
+    if depth % 4 != 1 or depth <= 1:
+        lower = max(5, depth - (depth - 1) % 4)
+        raise BadInput(
+            f"network {name!r}: dense depths are 4n+1; nearest: {family}-{lower} and {family}-{lower + 4}"
+        )
+    n = depth // 4
+    return Spec(
+        units=(n, n),
+        widths=(features**2, width),
+        unit="dense",
+        stem="none",
+        order="full_preactivation" if family == "v2" else "original",
+        shortcut="none" if family == "plain" else "A",
+        input_size=features,
+        input_channels=1,
+    )
+
+
 def for_digits(spec: Spec) -> Spec:
     """The same network for 8x8 grey images: only the input differs."""
     return dataclasses.replace(spec, input_size=8, input_channels=1)
