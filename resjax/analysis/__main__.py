@@ -1,0 +1,96 @@
+"""Looks into runs: `python -m resjax.analysis NAME --workdir=RUN [--workdir=RUN ...] [--out=DIR]`.
+
+  responses  the size of every layer's output (v1 Fig. 7)
+  gradients  the gradient's norm by depth, at the start and during training
+  branches   the size of the residual branch beside its shortcut, unit by unit
+  curves     training and test error overlaid (v1 Fig. 1 and 6)
+  lesion     accuracy when units are removed
+
+Writes NAME.png and NAME.json into DIR, the first run's `analysis/` by default, and the same into TensorBoard.
+"""
+
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import matplotlib.image
+from absl import flags
+from tensorboardX import SummaryWriter
+
+from resjax import cli
+from resjax.analysis import branches, curves, gradients, lesion, responses
+from resjax.analysis.runs import Options, Run, labels
+from resjax.errors import BadInput
+from resjax.metrics import write_json
+from resjax.models.spec import unknown
+
+ANALYSES: dict[str, ModuleType] = {
+    "responses": responses,
+    "gradients": gradients,
+    "branches": branches,
+    "curves": curves,
+    "lesion": lesion,
+}
+
+
+def define(values: flags.FlagValues) -> None:
+    defaults = Options()
+    flags.DEFINE_multi_string("workdir", [], "A run; repeat it, or separate with commas.", flag_values=values)
+    flags.DEFINE_string("out", None, "Where to write; RUN/analysis by default.", flag_values=values)
+    flags.DEFINE_string(
+        "step", defaults.step, "Which weights: latest, best, a saved step, or 0.", flag_values=values
+    )
+    flags.DEFINE_integer("images", None, "How many images to look at.", flag_values=values)
+    flags.DEFINE_integer("draws", defaults.draws, "lesion: random sets of each size.", flag_values=values)
+
+
+def main(argv: list[str]) -> None:
+    name = argv[0] if argv and not argv[0].startswith("-") else ""
+    values = cli.parse(argv[1:] if name else argv, define, config=False)
+    if not name:
+        raise BadInput(f"NAME is missing: python -m resjax.analysis NAME --workdir=RUN ({', '.join(ANALYSES)})")
+    if name not in ANALYSES:
+        raise BadInput(unknown("NAME", name, ANALYSES))
+    workdirs = [Path(part) for given in values.workdir for part in given.split(",") if part]
+    if not workdirs:
+        raise BadInput("--workdir is missing: give the folder of a run")
+    options = Options(step=values.step, images=values.images, draws=values.draws)
+    runs = {label: Run.open(workdir) for label, workdir in labels(workdirs).items()}
+    cli.use_compilation_cache()
+    analyse(name, runs, options, Path(values.out) if values.out else workdirs[0] / "analysis")
+
+
+def analyse(name: str, runs: dict[str, Run], options: Options, out: Path) -> dict[str, Any]:
+    """Measures, draws and writes; returns what stands in the JSON file, by run.
+
+    Raises:
+      BadInput: for runs that this analysis cannot look into, or a folder that cannot be written.
+    """
+    analysis = ANALYSES[name]
+    found = {label: analysis.measure(run, options) for label, run in runs.items()}
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / f"{name}.json", found)
+        analysis.plot(found, out / f"{name}.png")
+        for label, run in runs.items():
+            show(run.workdir, name, out / f"{name}.png", analysis.profiles(found[label]))
+    except OSError as error:
+        raise BadInput(f"--out={out}: cannot be written ({error.strerror}); choose another folder") from error
+    print(f"{out / name}.png\n{out / name}.json", file=sys.stderr)
+    return found
+
+
+def show(workdir: Path, name: str, picture: Path, profiles: dict[str, list[float]]) -> None:
+    """Puts the picture and the profiles (depth takes the place of steps) into the run's TensorBoard folder."""
+    # A folder of its own: a resumed run purges what its own event files hold of later steps.
+    with SummaryWriter(str(workdir / "tensorboard" / "analysis")) as events:
+        pixels = (255 * matplotlib.image.imread(picture)[..., :3]).round().astype("uint8")
+        events.add_image(f"analysis/{name}", pixels, dataformats="HWC")
+        for line, values in profiles.items():
+            for depth, value in enumerate(values, 1):
+                events.add_scalar(f"{name}/{line.replace(' ', '_')}", value, depth)
+
+
+if __name__ == "__main__":
+    cli.run(main)

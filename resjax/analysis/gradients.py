@@ -1,0 +1,128 @@
+"""The gradient's norm by depth, at the start and at every saved step of training.
+
+By weights: of the loss by each layer's kernel, what the optimizer sees. By activations: of the loss by each
+unit's output, what arrives there from above: it shrinks by up to 0.25 a layer in a plain sigmoid network, and
+the identity carries it through a residual one (v2 eq. 5).
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import matplotlib
+import optax
+
+from resjax.analysis.figure import by_depth, panels
+from resjax.analysis.runs import ModulePath, Options, Run, Variables, name
+from resjax.models.resnet import STEMS, ResNet
+from resjax.models.spec import UNITS, Spec
+from resjax.step import Batch
+
+IMAGES = 128
+
+
+def weight_layers(spec: Spec) -> list[ModulePath]:
+    """Stem, branches and head: the weighted layers that depth counts, from input to output."""
+    stem = [("stem", f"conv{i}") for i in range(1, len(STEMS[spec.stem]) + 1)]
+    convs = range(1, len(UNITS[spec.unit].kernels) + 1)
+    return [*stem, *[(*unit, f"conv{i}") for unit in units(spec) for i in convs], ("head",)]
+
+
+def units(spec: Spec) -> list[ModulePath]:
+    """Every unit from input to output."""
+    return [(f"stage{shape.stage}", f"unit{shape.index}") for shape in spec.unit_shapes()]
+
+
+def gradients(spec: Spec, variables: Variables, batch: Batch) -> dict[str, dict[str, float]]:
+    """L2 norms of the gradient of the mean cross-entropy, under the batch's own statistics.
+
+    Args:
+      batch: image [N, H, W, C], label [N].
+
+    Returns:
+      `weights`, by weight layer (its kernel), and `activations`, by unit (its output, over the whole batch).
+    """
+    norms = _norms(spec, variables, batch)
+    return {
+        "weights": {name(path): float(norms["weights"][name(path)]) for path in weight_layers(spec)},
+        "activations": {name(path): float(norms["activations"][name(path)]) for path in units(spec)},
+    }
+
+
+@partial(jax.jit, static_argnums=0)
+def _norms(spec: Spec, variables: Variables, batch: Batch) -> dict[str, dict[str, jax.Array]]:
+    def loss(params: Any, added: dict[ModulePath, jax.Array]) -> jax.Array:
+        def add(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+            out = call(*args, **kwargs)
+            at = context.module.path
+            return out + added[at] if at in added and context.method_name == "__call__" else out
+
+        with nn.intercept_methods(add):
+            logits: Any
+            logits, _ = ResNet(spec).apply(
+                variables | {"params": params}, batch["image"], train=True, mutable=["batch_stats"]
+            )
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
+
+    # The gradient by a zero that is added to a unit's output is the gradient by that output.
+    n = len(batch["image"])
+    zeros = {
+        path: jnp.zeros((n, s.width) if spec.dense else (n, s.out_size, s.out_size, s.width), spec.dtype)
+        for path, s in zip(units(spec), spec.unit_shapes(), strict=True)
+    }
+    by_params, by_outputs = jax.grad(loss, argnums=(0, 1))(variables["params"], zeros)
+
+    def kernel(path: ModulePath) -> jax.Array:
+        module = by_params
+        for part in path:
+            module = module[part]
+        return module["kernel"]
+
+    def norm(x: jax.Array) -> jax.Array:
+        return jnp.sqrt(jnp.square(x.astype(jnp.float32)).sum())
+
+    return {
+        "weights": {name(path): norm(kernel(path)) for path in weight_layers(spec)},
+        "activations": {name(path): norm(by_outputs[path]) for path in units(spec)},
+    }
+
+
+def measure(run: Run, options: Options) -> dict[str, Any]:
+    """`layers`, `units` and, for the start (0) and every saved step, the norms in their order."""
+    batch = run.batch(options.images or IMAGES)
+    found = {step: gradients(run.spec, run.variables(step), batch) for step in (0, *run.steps)}
+    return {
+        "images": len(batch["image"]),
+        "layers": list(found[0]["weights"]),
+        "units": list(found[0]["activations"]),
+        "steps": [
+            {"step": step, **{kind: list(norms.values()) for kind, norms in kinds.items()}}
+            for step, kinds in found.items()
+        ],
+    }
+
+
+def plot(found: Mapping[str, Any], path: Path) -> None:
+    """One row a run, one line a step; the scales are shared. Norms of zero have no place on them."""
+    with panels(path, len(found), 2, (11, 0.8 + 2.8 * len(found)), sharex="col", sharey="col") as axes:
+        for row, (label, run) in zip(axes, found.items(), strict=True):
+            colours = matplotlib.colormaps["viridis"].resampled(len(run["steps"]) + 1)
+            for i, at in enumerate(run["steps"]):
+                text = "at the start" if at["step"] == 0 else f"step {at['step']:,}"
+                for one, kind in zip(row, ("weights", "activations"), strict=True):
+                    one.plot(range(1, len(at[kind]) + 1), at[kind], ".-", lw=1.2, color=colours(i), label=text)
+            row[0].set(title=label, ylabel="gradient norm", yscale="log")
+            row[1].set(title=label, yscale="log")
+            row[1].legend(fontsize=8)
+        by_depth(axes[-1, 0], "weight layer, from input to output: gradient by its kernel")
+        by_depth(axes[-1, 1], "unit, from input to output: gradient by its output")
+
+
+def profiles(found: Any) -> dict[str, list[float]]:
+    """The norms at the start and at the latest step."""
+    first, last = found["steps"][0], found["steps"][-1]
+    return {f"{kind} at step {at['step']}": at[kind] for at in (first, last) for kind in ("weights", "activations")}

@@ -1,0 +1,124 @@
+"""What happens to accuracy when units are removed from a trained network.
+
+A unit that keeps its input's shape can be replaced by the identity. Residual networks hardly notice, plain ones
+break: the former behave like ensembles of paths of many lengths (Veit et al., arXiv 1605.06431).
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from resjax.analysis.figure import by_depth, panels
+from resjax.analysis.runs import ModulePath, Options, Run, Variables, name
+from resjax.errors import BadInput
+from resjax.metrics import add, means
+from resjax.models.resnet import ResNet
+from resjax.models.spec import Spec
+from resjax.step import Batch, Metrics, make_eval_step
+
+COUNTS = 8  # at most so many numbers of removed units are tried
+
+
+def removable(spec: Spec) -> list[ModulePath]:
+    """The units that keep the shape of their input."""
+    return [(f"stage{s.stage}", f"unit{s.index}") for s in spec.unit_shapes() if not s.changes]
+
+
+@partial(jax.jit, static_argnums=0)
+def lesioned(spec: Spec, variables: Variables, batch: Batch, removed: jax.Array) -> Metrics:
+    """The evaluation step of the network without some units.
+
+    Args:
+      removed: [U] bool, along `removable(spec)`. Traced, so that one compilation serves every choice.
+    """
+    index = {path: i for i, path in enumerate(removable(spec))}
+
+    def skip(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        out, at = call(*args, **kwargs), context.module.path
+        if at in index and context.method_name == "__call__":
+            return jnp.where(removed[index[at]], args[0], out)
+        return out
+
+    with nn.intercept_methods(skip):
+        return make_eval_step(ResNet(spec))(variables["params"], variables["batch_stats"], batch)
+
+
+def choices(units: int, draws: int, seed: int) -> Iterator[np.ndarray]:
+    """Random sets of units to remove, [units] bool each: `draws` for each of several numbers from 1 to all."""
+    rng = np.random.default_rng(seed)
+    for k in np.unique(np.linspace(1, units, COUNTS).round().astype(int)):
+        for _ in range(draws):
+            yield np.isin(np.arange(units), rng.choice(units, k, replace=False))
+
+
+def measure(run: Run, options: Options) -> dict[str, Any]:
+    """Test accuracy: `whole`, without each single one of `units` (`single`), and without random sets (`random`).
+
+    Raises:
+      BadInput: if every unit changes its input's shape.
+    """
+    spec, step = run.spec, run.find(options.step)
+    units = removable(spec)
+    if not units:
+        raise BadInput(f"--workdir={run.workdir}: every unit changes its input's shape, so none can be removed")
+    variables = run.variables(step)
+    size = min(run.config.batch_size, options.images or run.dataset.test_size)
+    with closing(run.dataset.evaluate("test", size)) as batches:
+        kept = None if options.images is None else -(-options.images // size)
+        images = [jax.device_put(batch) for batch in islice(batches, kept)]
+
+    def accuracy(removed: np.ndarray) -> float:
+        return means(add(jax.device_get([lesioned(spec, variables, batch, removed) for batch in images])))[
+            "accuracy"
+        ]
+
+    random: dict[int, list[float]] = {}
+    for removed in choices(len(units), options.draws, run.config.seed):
+        random.setdefault(int(removed.sum()), []).append(accuracy(removed))
+    return {
+        "step": step,
+        "images": int(sum(batch["mask"].sum() for batch in images)),
+        "classes": spec.num_classes,
+        "whole": accuracy(np.zeros(len(units), bool)),
+        "units": [name(path) for path in units],
+        "single": [accuracy(one) for one in np.eye(len(units), dtype=bool)],
+        "random": [{"removed": k, "accuracy": values} for k, values in random.items()],
+    }
+
+
+def plot(found: Mapping[str, Any], path: Path) -> None:
+    """Accuracy without each unit on the left (dashed: whole network); against the number removed on the right."""
+    with panels(path, 1, 2, (11, 4.5), sharey=True) as [[left, right]]:
+        for colour, (label, run) in enumerate(found.items()):
+            one, whole, single = f"C{colour}", 100 * run["whole"], 100 * np.array(run["single"])
+            left.plot(
+                range(1, len(single) + 1), single, ".-", color=one, lw=1.2, label=f"{label}, without the unit"
+            )
+            left.axhline(whole, color=one, ls="--", lw=1, label=f"{label}, whole: {whole:.1f} %")
+            draws = [100 * np.array(at["accuracy"]) for at in run["random"]]
+            k = np.array([0, *(at["removed"] for at in run["random"])])
+            mean = np.array([whole, *(values.mean() for values in draws)])
+            spread = np.array([0, *(values.std() for values in draws)])
+            right.plot(k, mean, ".-", color=one, lw=1.2, label=f"{label}, mean of {len(draws[0])} draws ± std")
+            band = np.clip([mean - spread, mean + spread], 0, 100)
+            right.fill_between(k, *band, color=one, alpha=0.15, lw=0)
+            chance = 100 / run["classes"]
+        for axes in (left, right):
+            axes.axhline(chance, color="grey", ls=":", lw=1, label="chance")
+            axes.legend(fontsize=8)
+        left.set(ylabel="test accuracy (%)", ylim=(0, 105))
+        by_depth(left, "removed unit, from input to output (of those that keep their shape)")
+        by_depth(right, "number of units removed at random")
+
+
+def profiles(found: Any) -> dict[str, list[float]]:
+    """Accuracy without each unit."""
+    return {"accuracy without the unit": found["single"]}

@@ -1,0 +1,108 @@
+"""Layer responses: the standard deviation of every 3x3 layer's output, as v1 Fig. 7.
+
+v1 measures after BN and before the next nonlinearity or addition. Such an output has, by construction, a
+standard deviation of |gamma| in every channel, so the figure shows the gammas that training has found (and the
+spread of the betas between channels): a fresh network shows 1 everywhere, and 0 where gamma starts at zero.
+Where no BN follows a convolution (pre-activation orders, networks without BN), its own output is measured.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from resjax.analysis.figure import by_depth, from_zero, panels
+from resjax.analysis.runs import ModulePath, Options, Run, Variables, name
+from resjax.models.norm import BatchNorm
+from resjax.models.resnet import STEMS, ResNet
+from resjax.models.spec import ORDERS, UNITS, Spec
+
+KERNELS = (3, 0)  # the layers that Fig. 7 shows, and fully connected ones
+IMAGES = 256
+
+
+def layers(spec: Spec) -> list[ModulePath]:
+    """The module at which each 3x3 layer's response is read, from input to output."""
+    order, kernels = ORDERS[spec.order], UNITS[spec.unit].kernels
+
+    def at(i: int, tokens: str) -> str:
+        return f"norm{i}" if "cn" in tokens and spec.norm == "batch" else f"conv{i}"
+
+    stem = [("stem", at(i, "cna")) for i, (kernel, _, _) in enumerate(STEMS[spec.stem], 1) if kernel in KERNELS]
+    return stem + [
+        (f"stage{shape.stage}", f"unit{shape.index}", at(i, order.last if i == len(kernels) else order.layer))
+        for shape in spec.unit_shapes()
+        for i, kernel in enumerate(kernels, 1)
+        if kernel in KERNELS
+    ]
+
+
+def responses(spec: Spec, variables: Variables, images: jax.Array) -> dict[str, float]:
+    """Standard deviations over images, pixels and channels, by layer, under the batch's own statistics.
+
+    Args:
+      images: [N, H, W, C].
+    """
+    found = _responses(spec, variables, images)
+    return {name(path): float(found[name(path)]) for path in layers(spec)}  # jit has sorted them by name
+
+
+@partial(jax.jit, static_argnums=0)
+def _responses(spec: Spec, variables: Variables, images: jax.Array) -> dict[str, jax.Array]:
+    _, updates = ResNet(spec).apply(
+        variables,
+        images,
+        train=True,
+        mutable=["batch_stats", "intermediates"],
+        capture_intermediates=lambda module, _: isinstance(module, BatchNorm | nn.Conv | nn.Dense),
+    )
+    found = {}
+    for path in layers(spec):
+        module = updates["intermediates"]
+        for part in path:
+            module = module[part]
+        found[name(path)] = jnp.std(module["__call__"][0].astype(jnp.float32))
+    return found
+
+
+def measure(run: Run, options: Options) -> dict[str, Any]:
+    """`layers` and their `std`, in order; `step`."""
+    step = run.find(options.step)
+    images = run.batch(options.images or IMAGES)["image"]
+    std = responses(run.spec, run.variables(step), images)
+    return {"step": step, "images": len(images), "layers": list(std), "std": list(std.values())}
+
+
+def plot(found: Mapping[str, Any], path: Path) -> None:
+    """v1 Fig. 7: in the order of the layers above, sorted below."""
+    with panels(path, 2, 1, (8, 6.5), sharey=True) as [[top], [bottom]]:
+        for label, run in found.items():
+            index = range(1, len(run["std"]) + 1)
+            top.plot(index, run["std"], ".-", lw=1.2, label=f"{label}, step {run['step']:,}")
+            bottom.plot(index, sorted(run["std"], reverse=True), ".-", lw=1.2)
+        by_depth(top, "3x3 layer, from input to output")
+        by_depth(bottom, "3x3 layer, sorted by its response")
+        for axes in (top, bottom):
+            axes.set_ylabel("std of the response")
+        from_zero(top)
+        top.legend(fontsize=8)
+
+
+def profiles(found: Any) -> dict[str, list[float]]:
+    """The responses in order."""
+    return {"std": found["std"]}
+
+
+def draw(runs: Mapping[str, Path], path: Path, options: Options | None = None) -> dict[str, Any]:
+    """Measures the runs, label -> workdir, writes the picture and returns what is in it.
+
+    Raises:
+      BadInput: for a folder without a run or a checkpoint.
+    """
+    found = {label: measure(Run.open(workdir), options or Options()) for label, workdir in runs.items()}
+    plot(found, path)
+    return found

@@ -1,0 +1,85 @@
+"""Tiny runs: a residual one that was really trained; a plain and a scanned one of which only the start was saved.
+
+Everything here is measured on 32 images and a few networks, so that the tests share their compilations.
+"""
+
+from contextlib import closing
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from resjax.checkpoint import Checkpoints
+from resjax.config import default, durations, network, plain
+from resjax.data.loader import open_dataset
+from resjax.metrics import write_json
+from resjax.models.spec import Spec
+from resjax.step import TrainState, init_variables
+from resjax.train import build, train
+
+TINY = {"units": (2, 2), "widths": (4, 8), "stem_width": 4, "input_size": 8, "input_channels": 1}
+IMAGES = 32
+
+fresh = jax.jit(init_variables, static_argnums=0)
+
+
+def make_config(**model):
+    config = default(Spec(**TINY | model))
+    config.batch_size, config.mesh.data = IMAGES, 1
+    config.total_steps, config.eval_every_steps, config.checkpoint_every_steps = 4, 4, 2
+    config.data.name, config.data.augment, config.data.pad = "digits", "crop", 1
+    return config
+
+
+def make_workdir(parent, config):
+    parent.mkdir(parents=True)
+    write_json(parent / "config.json", plain(config))
+    return parent
+
+
+def save_start(workdir, config):
+    """A run whose weights after two steps are those of its start."""
+    make_workdir(workdir, config)
+    state = TrainState(jnp.int32(2), **fresh(network(config), config.seed), opt_state={"none": jnp.zeros(1)})
+    with closing(Checkpoints(workdir, 2)) as checkpoints:
+        checkpoints.save(state, {"config": plain(config)})
+    return workdir
+
+
+@pytest.fixture(scope="package", autouse=True)
+def quick_compilation():
+    """Most of the time would go into optimising what runs once."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="package")
+def residual(tmp_path_factory):
+    config = make_config()
+    workdir = make_workdir(tmp_path_factory.mktemp("runs") / "residual", config)
+    dataset, spec = open_dataset(**config.data), network(config)
+    plan = durations(config, dataset.train_size)
+    train(config, spec, plan, dataset, workdir, build(config, spec, plan))
+    return workdir
+
+
+@pytest.fixture(scope="package")
+def plain_run(tmp_path_factory):
+    return save_start(tmp_path_factory.mktemp("runs") / "plain", make_config(shortcut="none"))
+
+
+@pytest.fixture(scope="package")
+def scanned(tmp_path_factory):
+    return save_start(tmp_path_factory.mktemp("runs") / "scanned", make_config(scan=True))
+
+
+@pytest.fixture(scope="package")
+def batch():
+    images = jax.random.normal(jax.random.key(0), (IMAGES, 8, 8, 1))
+    return {"image": images, "label": jnp.arange(IMAGES) % 10}
+
+
+@pytest.fixture(scope="package")
+def images(batch):
+    return batch["image"]

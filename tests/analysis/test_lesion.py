@@ -1,0 +1,78 @@
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from resjax.analysis import lesion
+from resjax.analysis.runs import Options, Run
+from resjax.errors import BadInput
+from resjax.models.resnet import ResNet
+from resjax.models.spec import Spec
+from resjax.step import make_eval_step
+from tests.analysis.conftest import TINY, fresh, make_config, make_workdir
+
+
+def test_only_units_that_keep_their_shape_can_go():
+    assert lesion.removable(Spec(**TINY)) == [("stage1", "unit0"), ("stage1", "unit1"), ("stage2", "unit1")]
+
+
+@pytest.mark.parametrize("order", ["original", "full_preactivation"])
+def test_removing_an_empty_branch_changes_no_bit(batch, order):
+    spec = Spec(**TINY, order=order)
+    variables = fresh(spec, 0)
+    unit = variables["params"]["stage1"]["unit1"]
+    last = unit["norm2"] if order == "original" else unit["conv2"]
+    last |= jax.tree.map(jnp.zeros_like, last)
+    batch = batch | {"mask": jnp.ones(32)}
+    whole, without, another = (
+        lesion.lesioned(spec, variables, batch, jnp.arange(3) == removed) for removed in (-1, 1, 2)
+    )
+    assert without["loss"] == whole["loss"]
+    assert another["loss"] != whole["loss"]
+    plainly = jax.jit(make_eval_step(ResNet(spec)))(variables["params"], variables["batch_stats"], batch)
+    np.testing.assert_allclose(whole["loss"], plainly["loss"], rtol=1e-5)
+
+
+def test_without_some_units_it_is_a_shorter_network(batch):
+    spec = Spec(**TINY, shortcut="none")
+    variables = fresh(spec, 0)
+    batch = batch | {"mask": jnp.ones(32)}
+    found = lesion.lesioned(spec, variables, batch, jnp.array([True, False, True]))
+    shorter = [
+        tree | {"stage1": {"unit0": tree["stage1"]["unit1"]}, "stage2": {"unit0": tree["stage2"]["unit0"]}}
+        for tree in (variables["params"], variables["batch_stats"])
+    ]
+    step = jax.jit(make_eval_step(ResNet(Spec(**TINY | {"units": (1, 1)}, shortcut="none"))))
+    np.testing.assert_allclose(found["loss"], step(*shorter, batch)["loss"], rtol=1e-5)
+
+
+def test_one_compilation_serves_every_choice(residual):
+    before = lesion.lesioned._cache_size()
+    found = lesion.measure(Run.open(residual), Options(images=32, draws=2))
+    assert lesion.lesioned._cache_size() <= before + 1
+    assert found["units"] == ["stage1/unit0", "stage1/unit1", "stage2/unit1"]
+    assert len(found["single"]) == 3
+    assert [at["removed"] for at in found["random"]] == [1, 2, 3]
+    assert all(len(at["accuracy"]) == 2 for at in found["random"])
+    # All units at once is one choice only.
+    assert len(set(found["random"][-1]["accuracy"])) == 1
+
+
+def test_the_whole_network_has_its_own_accuracy(residual):
+    found = lesion.measure(Run.open(residual), Options(draws=1))
+    assert found["images"] == 360
+    assert found["whole"] == json.loads((residual / "summary.json").read_text())["test_accuracy"]
+
+
+def test_a_picture_of_several_runs(scanned, plain_run, tmp_path):
+    found = {w.name: lesion.measure(Run.open(w), Options(images=32, draws=2)) for w in (scanned, plain_run)}
+    lesion.plot(found, tmp_path / "x.png")
+    assert (tmp_path / "x.png").stat().st_size > 0
+
+
+def test_a_network_of_changing_units_only(tmp_path):
+    workdir = make_workdir(tmp_path / "run", make_config(units=(1,), widths=(8,)))
+    with pytest.raises(BadInput, match="none can be removed"):
+        lesion.measure(Run.open(workdir), Options(step="0"))
