@@ -1,0 +1,14 @@
+"""The published tables and figures as data, and the command that runs them again.
+
+    python -m resjax.papers list
+    python -m resjax.papers v2-table1 --data=digits --seeds=5 --workdir=runs/v2-table1
+
+v1 is arXiv 1512.03385, v2 is arXiv 1603.05027.
+"""
+
+from resjax.papers import degradation, v1, v2
+from resjax.papers.table import Published, Row, Table
+
+TABLES: dict[str, Table] = {table.name: table for table in (*v1.TABLES, *v2.TABLES, degradation.TABLE)}
+
+__all__ = ["TABLES", "Published", "Row", "Table"]

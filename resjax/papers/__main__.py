@@ -1,0 +1,96 @@
+"""The command line: `python -m resjax.papers list`, `python -m resjax.papers NAME [--data=...] [--seeds=5] ...`.
+
+Runs what is missing of a table as a sweep, writes table.md, table.csv, table.json and the figures, and may be
+repeated: see `resjax.sweep` for jobs, launchers and exit codes.
+"""
+
+import shlex
+from pathlib import Path
+
+from absl import flags
+
+from resjax import cli
+from resjax.errors import BadInput
+from resjax.models.spec import unknown
+from resjax.papers import TABLES, Table
+from resjax.papers.recipe import sweep
+from resjax.papers.report import Report
+from resjax.sweep.conduct import conduct, define, say
+from resjax.sweep.plan import Run, plan
+
+
+def define_all(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("data", None, "The data set; the paper's own by default.", flag_values=values)
+    flags.DEFINE_string("data_dir", "", "Where prepared data sets are.", flag_values=values)
+    flags.DEFINE_list("rows", None, "Only these rows.", flag_values=values)
+    flags.DEFINE_integer("seeds", None, "Runs of each row; by default as many as the paper's.", flag_values=values)
+    flags.DEFINE_float("budget", 1.0, "Part of every schedule's length to run, in (0, 1].", flag_values=values)
+    define(values)
+
+
+def main(argv: list[str]) -> int:
+    if argv[:1] == ["list"]:
+        cli.parse(argv[1:], lambda values: None, config=False)
+        print(listing())
+        return 0
+    name = argv.pop(0) if argv and not argv[0].startswith("-") else ""
+    values = cli.parse(argv, define_all, config=False)
+    if not name:
+        raise BadInput("no table given; python -m resjax.papers list shows them")
+    if name not in TABLES:
+        raise BadInput(unknown("table", name, TABLES))
+    table = TABLES[name]
+    data = values.data or table.data[0]
+    if data not in table.data:
+        raise BadInput(unknown("--data", data, table.data) + f" for {name}")
+    seeds = table.seeds if values.seeds is None else values.seeds
+    if seeds < 1:
+        raise BadInput(f"--seeds={seeds}: must be at least 1")
+    rows = [row.name for row in table.rows]
+    for row in values.rows or []:
+        if row not in rows:
+            raise BadInput(unknown("--rows", row, rows))
+    if values.rows == []:
+        raise BadInput("--rows is empty: give names, or leave it out for all")
+
+    default = Path("runs") / (name if data == table.data[0] else f"{name}-{data}")
+    workdir = Path(values.workdir or default)
+    whole, taken = sweep(table, data, seeds, values.data_dir, values.budget)
+    runs = plan(whole, workdir)
+    wanted = {taken[row] for row in values.rows or rows}
+    chosen = [run for run in runs if run.variant in wanted]
+    command = shlex.join(["python", "-m", "resjax.papers", name, *argv])
+    report = Report(table, data, values.budget, taken, command)
+    code = conduct(runs, chosen, workdir, values, report.write, table.jobs)
+    if not values.dry_run:
+        draw(table, runs, taken, workdir)
+    return code
+
+
+def listing() -> str:
+    """Every table with what it shows and its rows."""
+    width = max(map(len, TABLES))
+    return "\n".join(
+        f"{name.ljust(width)}  {table.what}; {len(table.rows)} rows\n{' ' * width}  "
+        + ", ".join(row.name for row in table.rows)
+        for name, table in TABLES.items()
+    )
+
+
+def draw(table: Table, runs: list[Run], taken: dict[str, str], workdir: Path) -> None:
+    """Draws the table's pictures from the first finished run of each row."""
+    finished: dict[str, Path] = {}
+    for run in runs:
+        if run.summary():
+            finished.setdefault(run.variant, run.workdir)
+    labels = {row.label: finished[taken[row.name]] for row in table.rows if taken[row.name] in finished}
+    for picture in table.pictures:
+        wanted = {row.label for row in table.rows if row.name in picture.rows or not picture.rows}
+        own = {label: path for label, path in labels.items() if label in wanted}
+        if own:
+            picture.draw(own, workdir / picture.file)
+            say(f"picture  {workdir / picture.file}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

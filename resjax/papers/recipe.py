@@ -1,0 +1,69 @@
+"""From a row of a table to the config that runs it, as overrides that a person can type."""
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+from resjax import cli
+from resjax.config import flatten, network, plain, shorten
+from resjax.models.published import for_digits, imagenet
+from resjax.papers.table import IMAGENET, Row, Table
+from resjax.sweep import Sweep, Variant
+from resjax.sweep.plan import text
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+FILES = {"cifar10": "cifar10.py", "imagenet2012": "imagenet.py", "digits": "digits.py"}
+
+
+def variant(table: Table, row: Row, data: str, data_dir: str = "", budget: float = 1.0) -> Variant:
+    """The config of a row on a data set, with every duration of its schedule times `budget`.
+
+    Raises:
+      BadInput: if the budget is not in (0, 1].
+    """
+    own = data == table.data[0]
+    config, overrides = f"{config_file(data)}:{row.network}", {f"model.{k}": v for k, v in row.model.items()}
+    if own:
+        overrides |= row.fields
+    elif table.data == IMAGENET:
+        config, overrides = config_file(data), _imagenet_on_digits(row)
+    if data_dir:
+        overrides["data.dir"] = data_dir
+    return Variant({**overrides, **_shortened(config, overrides, budget)}, config)
+
+
+def sweep(
+    table: Table, data: str, seeds: int, data_dir: str = "", budget: float = 1.0
+) -> tuple[Sweep, dict[str, str]]:
+    """The sweep of a whole table, and the run that each row takes: rows of one network and recipe share one."""
+    variants: dict[str, Variant] = {}
+    taken = {}
+    for row in table.rows:
+        own = variant(table, row, data, data_dir, budget)
+        taken[row.name] = next((name for name, other in variants.items() if other == own), row.name)
+        variants.setdefault(taken[row.name], own)
+    return Sweep(config_file(data), variants, tuple(range(seeds))), taken
+
+
+def config_file(data: str) -> str:
+    """The config file of a data set, relative to here where it lies below."""
+    path = CONFIGS / FILES[data]
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _imagenet_on_digits(row: Row) -> dict[str, Any]:
+    """All fields in which an ImageNet network differs from the one that the digits' config starts with."""
+    target = for_digits(dataclasses.replace(imagenet(row.network), **row.model, num_classes=10))
+    base = network(cli.load([f"--config={config_file('digits')}"]))
+    fields = dataclasses.asdict(target)
+    return {f"model.{name}": value for name, value in fields.items() if value != getattr(base, name)}
+
+
+def _shortened(config: str, overrides: dict[str, Any], budget: float) -> dict[str, Any]:
+    """The fields that a budget changes, with their new values."""
+    loaded = cli.load([f"--config={config}", *(f"--config.{f}={text(v)}" for f, v in overrides.items())])
+    before = flatten(plain(loaded))
+    shorten(loaded, budget)
+    after = flatten(plain(loaded))
+    return {field: value for field, value in after.items() if value != before[field]}

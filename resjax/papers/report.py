@@ -1,0 +1,137 @@
+"""A table with the paper's numbers beside ours: what was not run is an empty cell."""
+
+import dataclasses
+import statistics
+from pathlib import Path
+from typing import Any
+
+from resjax.papers.table import Row, Table
+from resjax.papers.v2 import FAIL_ABOVE
+from resjax.sweep.plan import Run
+from resjax.sweep.results import Result, collect, show, spread, write_tables
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Writes the tables of one table on one data set.
+
+    Attributes:
+      taken: row -> the variant whose runs it takes.
+      command: what the head says that made it.
+    """
+
+    table: Table
+    data: str
+    budget: float
+    taken: dict[str, str]
+    command: str
+
+    def write(self, runs: list[Run], workdir: Path) -> str:
+        """Writes table.md, table.csv and table.json of what is there so far, and returns the first."""
+        results = {result.name: result for result in collect(runs)}
+        arguments = {run.variant: run.arguments for run in runs}
+        columns = [
+            "row",
+            "paper",
+            "ours",
+            *(["ours, training"] if self.table.training else []),
+            "parameters",
+            "note",
+        ]
+        rows, records, long_records = [], [], []
+        for row in self.table.rows:
+            result = results[self.taken[row.name]]
+            note = self._note(row, result)
+            training = [show(result.train_error)] if self.table.training else []
+            size = f"{result.params:,}" + (f" (paper {row.size})" if row.size else "")
+            rows.append([row.label, str(row.published), self.cell(result), *training, size, note])
+            record = self._record(row, result, note)
+            records.append(record)
+            long_records.append(
+                record
+                | {
+                    "network": row.network,
+                    "arguments": arguments[self.taken[row.name]],
+                    "statistic_paper": row.published.statistic,
+                    "seeds": result.seeds,
+                    "test_errors": result.test_error,
+                    "train_errors": result.train_error,
+                    "device": sorted({s["device"] for s in result.summaries.values()}),
+                }
+            )
+        return write_tables(workdir, self.head(), columns, rows, records, long_records)
+
+    def head(self) -> str:
+        """What the table shows, on which data, under which budget."""
+        own, table = self.table.data[0], self.table
+        lines = [f"# {table.name}: {table.what}", "", f"Paper: {table.source}."]
+        if table.note:
+            lines.append(table.note)
+        lines.append(
+            "Ours: test error in percent after the last step, mean ± sample standard deviation (n runs)."
+            + (" Training errors are of the last interval between evaluations, with augmentation." * table.training)
+        )
+        if self.data == "cifar10":
+            lines.append(
+                f"fail: the median run ends above {FAIL_ABOVE:.0f} % test error on CIFAR-10 (v2 section 3)."
+            )
+        if self.data != own:
+            lines.append(
+                f"Data: {self.data} with its own schedule, not the paper's {own}: compare orders, not numbers."
+            )
+        else:
+            lines.append(f"Data: {self.data}.")
+        if self.budget != 1:
+            lines.append(f"Budget: {self.budget:g}; every schedule is cut to this part of its length.")
+        return "\n".join([*lines, "", f"    {self.command}"])
+
+    def cell(self, result: Result) -> str:
+        """Ours: `mean ± std (n)`, with "fail" before it where the paper would say so; empty where nothing ran."""
+        number = show(result.test_error)
+        if any(row.published.top5 is not None for row in self.table.rows) and result.n:
+            number += f" / {show(result.top5_error)}"
+        number += f" ({result.n})" if result.n else ""
+        return f"fail {number}".strip() if self.failed(result) else number
+
+    def failed(self, result: Result) -> bool:
+        """True if the median run is above 20 % on CIFAR-10; a diverged run is above anything."""
+        errors = [*result.test_error, *[100.0] * result.diverged]
+        limit = FAIL_ABOVE if result.data == "cifar10" else 99.99
+        return bool(errors) and statistics.median(errors) > limit
+
+    def _note(self, row: Row, result: Result) -> str:
+        notes = [row.note]
+        if result.name != row.name:
+            shared = next(other.label for other in self.table.rows if other.name == result.name)
+            notes.append(f"the runs of {shared!r}")
+        if result.diverged:
+            notes.append(f"{result.diverged} diverged")
+        if result.failed > result.diverged:
+            notes.append(result.error)
+        return "; ".join(filter(None, notes))
+
+    def _record(self, row: Row, result: Result, note: str) -> dict[str, Any]:
+        published = row.published
+        mean, std = spread(result.test_error)
+        top5, top5_std = spread(result.top5_error) if published.top5 is not None else (None, None)
+        train, train_std = spread(result.train_error)
+        return {
+            "row": row.name,
+            "label": row.label,
+            "paper": published.top1,
+            "paper_std": published.std,
+            "paper_top5": published.top5,
+            "paper_words": published.words,
+            "n": result.n,
+            "mean": mean,
+            "std": std,
+            "median": statistics.median(result.test_error) if result.n else None,
+            "top5_mean": top5,
+            "top5_std": top5_std,
+            "train_mean": train,
+            "train_std": train_std,
+            "fail": self.failed(result),
+            "params": result.params,
+            "seconds": spread(result.seconds)[0],
+            "note": note,
+        }

@@ -1,0 +1,32 @@
+"""The command line: `python -m resjax.sweep --sweep=FILE --workdir=DIR [--jobs=2] [--launcher=local|slurm]`.
+
+`--dry_run` prints the commands. Runs that are finished are skipped, interrupted ones go on, failing ones end as
+a row with their error. Exit codes: 0 done, 1 a run failed, 2 bad input, 75 stopped by a signal.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from resjax import cli
+from resjax.errors import BadInput
+from resjax.sweep import definition, results
+from resjax.sweep.conduct import conduct, define
+from resjax.sweep.plan import plan
+
+
+def main(argv: list[str]) -> int:
+    def define_all(values: flags.FlagValues) -> None:
+        flags.DEFINE_string("sweep", None, "The file that defines get_sweep().", flag_values=values)
+        define(values)
+
+    values = cli.parse(argv, define_all, config=False)
+    if values.sweep is None:
+        raise BadInput("--sweep is missing: give a file, such as --sweep=configs/sweeps/shortcuts.py")
+    workdir = Path(values.workdir or Path("runs") / Path(values.sweep).stem)
+    runs = plan(definition.load(values.sweep), workdir)
+    return conduct(runs, runs, workdir, values, results.write)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,110 @@
+"""Brings the runs of a sweep to their ends with the launcher of choice, and keeps its table up to date."""
+
+import fcntl
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+from absl import flags
+
+from resjax.errors import BadInput
+from resjax.preemption import EXIT_CODE as INTERRUPTED
+from resjax.sweep import local, slurm
+from resjax.sweep.plan import LOCK, Run, check_data, check_workdir, store
+from resjax.sweep.progress import Progress
+
+FAILED = 1
+Write = Callable[[list[Run], Path], str]
+
+
+def define(values: flags.FlagValues) -> None:
+    """The flags of every command that runs a sweep."""
+    flags.DEFINE_string("workdir", None, "The sweep's folder.", flag_values=values)
+    flags.DEFINE_integer("jobs", None, "Runs at a time.", flag_values=values)
+    flags.DEFINE_enum("launcher", "local", ["local", "slurm"], "Where the runs go.", flag_values=values)
+    flags.DEFINE_string("sbatch", "", "Options of sbatch, such as --gres=gpu:1.", flag_values=values)
+    flags.DEFINE_boolean("dry_run", False, "Print the commands and run nothing.", flag_values=values)
+
+
+def conduct(
+    runs: list[Run], chosen: list[Run], workdir: Path, values: flags.FlagValues, write: Write, jobs: int = 1
+) -> int:
+    """Runs what of `chosen` is not finished, and writes the table of all `runs` after each.
+
+    Args:
+      values: the flags of `define`.
+      jobs: how many run at a time here if the flags do not say.
+
+    Returns:
+      The exit code: 0, 1 if a run failed, 75 if the sweep was stopped.
+
+    Raises:
+      BadInput: before anything is written, for what cannot work.
+    """
+    if values.jobs is not None and values.jobs < 1:
+        raise BadInput(f"--jobs={values.jobs}: must be at least 1")
+    check_workdir(runs, workdir)
+    missing = [run for run in chosen if not run.summary()]
+    if values.dry_run:
+        print("\n".join(shlex.join(run.command) for run in missing))
+        say(f"{len(missing)} runs to do, {len(chosen) - len(missing)} finished")
+        return 0
+    steps = check_data(missing)
+    queued = slurm.queued(workdir)
+    if queued and values.launcher == "local":
+        raise BadInput(f"workdir={workdir}: {len(queued)} of its runs are in SLURM's queue; use --launcher=slurm")
+    with lock(workdir) as held:
+        store(runs, workdir)
+        if values.launcher == "slurm":
+            return _submit(runs, missing, queued, workdir, values, write)
+        jobs = min(values.jobs or jobs, len(missing) or 1)
+        progress = Progress(steps, len(chosen) - len(missing), jobs)
+        local.execute(missing, jobs, progress, held, lambda: write(runs, workdir))
+        print(write(runs, workdir), end="")
+    say(f"table in {workdir / 'table.md'} (.csv, .json)")
+    if progress.interrupted():
+        say("stopped; to go on, run the same command again")
+        return INTERRUPTED
+    failed = [run.name for run in chosen if run.error()]
+    if failed:
+        say(f"{len(failed)} failed: {', '.join(failed)}; the same command tries them again")
+    return FAILED if failed else 0
+
+
+def lock(workdir: Path) -> IO[str]:
+    """Creates `workdir` and locks it for as long as the file, or a child's copy of it, stays open.
+
+    Raises:
+      BadInput: if it cannot be written, or another sweep runs in it.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        file = (workdir / LOCK).open("a")
+    except OSError as error:
+        raise BadInput(f"workdir={workdir} is not writable: {error.strerror}; choose another --workdir") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise BadInput(f"workdir={workdir}: a sweep is running in it; wait for its end") from None
+    return file
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _submit(
+    runs: list[Run], missing: list[Run], queued: set[str], workdir: Path, values: flags.FlagValues, write: Write
+) -> int:
+    rest = [run for run in missing if run.name not in queued]
+    if rest:
+        job = slurm.submit(rest, workdir, values.jobs, values.sbatch)
+        say(f"submitted {len(rest)} runs as SLURM job {job}; {len(queued)} are in the queue already")
+    else:
+        say(f"nothing to submit: {len(queued)} runs are in the queue, {len(missing) - len(queued)} are left")
+    print(write(runs, workdir), end="")
+    say("the same command submits what is missing by then, and renews the table")
+    return 0

@@ -1,0 +1,73 @@
+"""Runs on this machine, a few at a time: each is one process in a session of its own."""
+
+import shlex
+import subprocess
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import IO
+
+from resjax.preemption import EXIT_CODE as INTERRUPTED
+from resjax.preemption import StopRequest
+from resjax.sweep import share
+from resjax.sweep.plan import Run
+from resjax.sweep.progress import Progress
+
+POLL_SECONDS = 0.1
+
+
+def execute(runs: list[Run], jobs: int, progress: Progress, lock: IO[str], changed: Callable[[], object]) -> None:
+    """Brings `runs` to their ends, `jobs` at a time; one that fails leaves its exit code and stops no other.
+
+    A signal is passed on to the children as one SIGTERM: each saves and exits, to be resumed by the next sweep.
+
+    Args:
+      lock: an open file that the children inherit, so that its lock lasts as long as any of them.
+      changed: called after every run that ended.
+    """
+    waiting = deque(runs)
+    running: dict[int, tuple[Run, subprocess.Popen[bytes]]] = {}
+    with StopRequest() as stop, progress:
+        told = False
+        while running or (waiting and not stop.requested):
+            if stop.requested and not told:
+                told = True
+                for _, process in running.values():
+                    process.terminate()
+            ended = {slot: job for slot, job in running.items() if job[1].poll() is not None}
+            for slot, (run, process) in ended.items():
+                del running[slot]
+                # One that the signal met before it could listen has nothing to save and did not fail.
+                code = INTERRUPTED if told and process.returncode < 0 else process.returncode
+                if code not in (0, INTERRUPTED):
+                    run.exit.write_text(f"{code}\n")
+                progress.ended(run, code)
+            for slot in range(jobs):
+                if slot not in running and waiting and not stop.requested:
+                    run = waiting.popleft()
+                    running[slot] = run, start(run, slot, jobs, lock)
+                    progress.started(run)
+            if ended:
+                changed()
+            else:
+                progress.update()
+                time.sleep(POLL_SECONDS)
+
+
+def start(run: Run, slot: int, jobs: int, lock: IO[str]) -> subprocess.Popen[bytes]:
+    """Starts one run on its share of the machine, with its output in its log."""
+    run.log.parent.mkdir(parents=True, exist_ok=True)
+    run.exit.unlink(missing_ok=True)
+    with run.log.open("a") as log, share.cores(slot, jobs):
+        log.write(f"$ {shlex.join(run.command)}\n")
+        log.flush()
+        return subprocess.Popen(
+            run.here,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=share.environment(slot, jobs),
+            pass_fds=(lock.fileno(),),
+            # Ctrl-C goes to all of a terminal's foreground group; a second signal would keep a run from saving.
+            start_new_session=True,
+        )

@@ -1,0 +1,173 @@
+"""A sweep's result, read from the runs' own summaries: table.md, table.csv, table.json and plot.png."""
+
+import csv
+import dataclasses
+import io
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from resjax.metrics import write_json
+from resjax.sweep.plan import Run
+
+NON_FINITE = 3  # resjax.main's exit code; importing it from there would import all of training
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What the seeds of one variant gave: lists have one value for every finished run, errors are in percent.
+
+    `train_error` is that of the last interval between evaluations: with augmentation, while the weights moved.
+    """
+
+    name: str
+    params: int
+    data: str
+    summaries: dict[int, dict[str, Any]]  # by seed, of finished runs
+    failed: int
+    diverged: int
+    error: str
+
+    @property
+    def n(self) -> int:
+        """Finished runs."""
+        return len(self.summaries)
+
+    @property
+    def seeds(self) -> list[int]:
+        return list(self.summaries)
+
+    @property
+    def test_error(self) -> list[float]:
+        return self._errors("test_accuracy")
+
+    @property
+    def top5_error(self) -> list[float]:
+        return self._errors("test_accuracy_top5")
+
+    @property
+    def train_error(self) -> list[float]:
+        return self._errors("train_accuracy")
+
+    @property
+    def seconds(self) -> list[float]:
+        return [summary["seconds"] for summary in self.summaries.values()]
+
+    def _errors(self, field: str) -> list[float]:
+        return [100 * (1 - summary[field]) for summary in self.summaries.values()]
+
+    def row(self) -> dict[str, Any]:
+        """One row of the table; a value that is not known is None."""
+        row: dict[str, Any] = {"name": self.name, "n": self.n, "failed": self.failed}
+        for measure in ("test_error", "train_error"):
+            row[f"{measure}_mean"], row[f"{measure}_std"] = spread(getattr(self, measure))
+        return row | {"params": self.params, "seconds": spread(self.seconds)[0], "error": self.error}
+
+
+def collect(runs: Iterable[Run]) -> list[Result]:
+    """Reads what became of every run, variant by variant."""
+    by_variant: dict[str, list[Run]] = {}
+    for run in runs:
+        by_variant.setdefault(run.variant, []).append(run)
+    return [_result(name, group) for name, group in by_variant.items()]
+
+
+def spread(values: Sequence[float]) -> tuple[float | None, float | None]:
+    """Mean and sample standard deviation (over n - 1); None where there are too few values."""
+    mean = statistics.fmean(values) if values else None
+    return mean, statistics.stdev(values) if len(values) > 1 else None
+
+
+def show(values: Sequence[float]) -> str:
+    """`mean ± std`, the mean alone for one value, nothing for none."""
+    mean, std = spread(values)
+    if mean is None:
+        return ""
+    return f"{mean:.2f}" if std is None else f"{mean:.2f} ± {std:.2f}"
+
+
+def write(runs: list[Run], workdir: Path) -> str:
+    """Writes the tables and the plot of what is there so far, and returns the table in Markdown."""
+    results = collect(runs)
+    total, finished = len(runs), sum(result.n for result in results)
+    head = (
+        f"{finished} of {total} runs are finished. Errors in percent, mean ± sample standard deviation over n "
+        "seeds; training errors are of the last interval between evaluations, with augmentation."
+    )
+    columns = ["run", "n", "test error", "training error", "parameters", "seconds", "error"]
+    rows = [
+        [
+            *(result.name, str(result.n), show(result.test_error), show(result.train_error), f"{result.params:,}"),
+            f"{spread(result.seconds)[0]:.0f}" if result.n else "",
+            result.error,
+        ]
+        for result in results
+    ]
+    json_rows = [
+        result.row() | {"seeds": result.seeds, "test_errors": result.test_error, "train_errors": result.train_error}
+        for result in results
+    ]
+    table = write_tables(workdir, head, columns, rows, [result.row() for result in results], json_rows)
+    plot(results, workdir / "plot.png")
+    return table
+
+
+def write_tables(
+    workdir: Path,
+    head: str,
+    columns: list[str],
+    rows: list[list[str]],
+    csv_rows: list[dict[str, Any]],
+    json_rows: list[dict[str, Any]],
+) -> str:
+    """Writes table.md (`columns` and `rows` under `head`), table.csv and table.json; returns the first."""
+    table = f"{head}\n\n{markdown(columns, rows)}\n"
+    (workdir / "table.md").write_text(table)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(csv_rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(csv_rows)
+    (workdir / "table.csv").write_text(text.getvalue())
+    write_json(workdir / "table.json", {"head": head, "rows": json_rows})
+    return table
+
+
+def markdown(columns: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown whose columns also line up as plain text."""
+    cells = [columns, *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
+    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in cells]
+    return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
+
+
+def plot(results: Sequence[Result], path: Path) -> None:
+    """Every run's test error as a point, and mean ± standard deviation as a bar beside them; writes a PNG."""
+    from resjax.analysis.figure import panels  # matplotlib takes a second to import
+
+    with panels(path, 1, 1, (7, 1.2 + 0.4 * len(results))) as [[axes]]:
+        for y, result in enumerate(results):
+            mean, std = spread(result.test_error)
+            if mean is not None:
+                axes.errorbar(mean, y, xerr=std, fmt="|", ms=12, color=f"C{y % 10}", capsize=4)
+                axes.plot(result.test_error, [y + 0.2] * result.n, "o", ms=4, alpha=0.6, color=f"C{y % 10}")
+        axes.set_yticks(range(len(results)), [f"{result.name} (n={result.n})" for result in results])
+        axes.set(xlabel="test error (%)", ylim=(len(results) - 0.5, -0.5))
+
+
+def _result(name: str, runs: list[Run]) -> Result:
+    summaries = {run.seed: summary for run in runs if (summary := run.summary())}
+    errors = {run.seed: error for run in runs if (error := run.error())}
+    diverged = sum(run.seed in errors and run.exit_code() == NON_FINITE for run in runs)
+    return Result(
+        name=name,
+        params=runs[0].params,
+        data=runs[0].config.data.name,
+        summaries=summaries,
+        failed=len(errors),
+        diverged=diverged,
+        error="; ".join(
+            f"seed {', '.join(str(s) for s in errors if errors[s] == error)}: {error}"
+            for error in dict.fromkeys(errors.values())
+        ),
+    )

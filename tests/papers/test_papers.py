@@ -1,0 +1,208 @@
+"""The command: what it lists, refuses, runs and writes; summaries are written by hand in place of training."""
+
+import csv
+import json
+import shlex
+
+import pytest
+
+from resjax.config import durations, plain
+from resjax.errors import BadInput
+from resjax.papers import TABLES
+from resjax.papers.__main__ import main
+from resjax.papers.recipe import sweep, variant
+from resjax.sweep import local
+from resjax.sweep.plan import plan
+
+CIFAR_TABLES = [name for name, table in TABLES.items() if table.data == ("cifar10", "digits")]
+
+
+@pytest.fixture
+def finish(monkeypatch):
+    """Runs end at once: `errors` maps a row's run to its test error in percent by seed, or to an exit code."""
+    errors = {}
+
+    def execute(runs, jobs, progress, lock, changed):
+        for run in runs:
+            error = errors[run.variant][run.seed]
+            run.workdir.mkdir(parents=True)
+            if isinstance(error, str):
+                run.log.write_text("error: the loss is nan at step 9\n")
+                run.exit.write_text(error)
+                progress.ended(run, int(error))
+            else:
+                (run.workdir / "config.json").write_text(json.dumps(plain(run.config)))
+                summary = {"test_accuracy": 1 - error / 100, "test_accuracy_top5": 1.0, "train_accuracy": 0.5}
+                summary |= {"seconds": 1.0, "state_digest": "0", "device": "1 x cpu", "steps": 1}
+                (run.workdir / "summary.json").write_text(json.dumps(summary))
+                records = [
+                    {"step": s, "split": split, "accuracy": 0.5} for s in (1, 2) for split in ("train", "test")
+                ]
+                (run.workdir / "metrics.jsonl").write_text("\n".join(map(json.dumps, records)))
+                progress.ended(run, 0)
+            changed()
+
+    monkeypatch.setattr(local, "execute", execute)
+    monkeypatch.setattr("resjax.sweep.conduct.check_data", lambda runs: dict.fromkeys(runs, 4))
+    return errors
+
+
+def test_list(capsys):
+    assert main(["list"]) == 0
+    out = capsys.readouterr().out
+    for name in (
+        *("v1-table2", "v1-table3", "v1-table4", "v1-table6", "v1-fig1", "v1-fig6", "v1-fig7"),
+        *("v2-table1", "v2-table2", "v2-table3", "v2-table5", "degradation"),
+    ):
+        assert f"\n{name} " in "\n" + out
+        assert f"{len(TABLES[name].rows)} rows" in out
+    assert "scale-0.5-0.5" in out
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "no table given"),
+        (["--seeds=1"], "no table given"),
+        (["v2-tabel1"], "table='v2-tabel1' is unknown; did you mean v2-table1"),
+        (["v2-table1", "--rows=original,exclusive-9"], "--rows='exclusive-9' is unknown; did you mean exclusive-"),
+        (["v2-table1", "--rows="], "--rows"),
+        (["v2-table1", "--data=cifar"], "--data='cifar' is unknown; did you mean cifar10"),
+        (["degradation", "--data=cifar10"], "--data='cifar10' is unknown.*digits"),
+        (["v2-table1", "--seeds=0"], "--seeds=0: must be at least 1"),
+        (["v2-table1", "--jobs=0"], "--jobs=0: must be at least 1"),
+        (["v2-table1", "--budget=0"], r"budget=0.0: must lie in \(0, 1\]"),
+        (["v2-table1", "--budget=1.5"], r"budget=1.5: must lie in \(0, 1\]"),
+        (["v2-table1", "--budgt=1"], "--budgt is unknown; did you mean --budget"),
+        (["list", "--all"], "--all is unknown"),
+    ],
+)
+def test_bad_input(argv, message, tmp_path):
+    with pytest.raises(BadInput, match=message):
+        main([*argv, f"--workdir={tmp_path / 'W'}"] if "list" not in argv else argv)
+    assert not (tmp_path / "W").exists()
+
+
+@pytest.mark.parametrize("name", ["v1-table2", "v1-table6", "v2-table5"])
+def test_a_data_set_that_is_missing(name, tmp_path):
+    with pytest.raises(BadInput, match=f"data.name='{TABLES[name].data[0]}"):
+        main([name, f"--data_dir={tmp_path}", f"--workdir={tmp_path / 'W'}"])
+    assert not (tmp_path / "W").exists()
+
+
+def test_dry_run_prints_commands_with_the_budget_in_plain_fields(tmp_path, capsys):
+    flags = ["--rows=exclusive-6,original", "--seeds=2", "--budget=0.05", "--data_dir=D", "--dry_run"]
+    assert main(["v2-table1", *flags, f"--workdir={tmp_path}"]) == 0
+    lines = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line[-1] for line in lines] == [
+        f"--workdir={tmp_path}/runs/{row}/seed{seed}" for row in ("original", "exclusive-6") for seed in (0, 1)
+    ]
+    assert sorted(lines[3][3:-1]) == [
+        "--config.data.dir=D",
+        "--config.model.gate=exclusive",
+        "--config.model.gate_bias=-6.0",
+        "--config.schedule.drop_steps=(1600,2400)",
+        "--config.schedule.warmup_steps=20",
+        "--config.seed=1",
+        "--config.total_steps=3200",
+        "--config=configs/cifar10.py:v1-110",
+    ]
+
+
+@pytest.mark.parametrize("name", ["v2-table1", "degradation"])
+def test_a_small_budget_leaves_a_schedule(name, tmp_path):
+    whole, _ = sweep(TABLES[name], "digits", 1, budget=0.01)
+    assert all(durations(run.config, 1437).total < 10 for run in plan(whole, tmp_path))
+
+
+def test_a_budget_of_epochs():
+    table = TABLES["v2-table5"]
+    overrides = variant(table, table.rows[0], "imagenet2012", budget=0.1).overrides
+    assert overrides == {"schedule.drop_epochs": [3.0, 6.0], "total_epochs": 9.0}
+
+
+@pytest.mark.parametrize("name", CIFAR_TABLES)
+def test_rows_on_the_digits_are_the_same_networks(name, tmp_path):
+    on = {data: sweep(TABLES[name], data, 1) for data in ("cifar10", "digits")}
+    networks = {}
+    for data, (whole, taken) in on.items():
+        configs = {run.variant: run.config for run in plan(whole, tmp_path)}
+        networks[data] = {row.name: configs[taken[row.name]].model.to_dict() for row in TABLES[name].rows}
+    for row, there in networks["cifar10"].items():
+        ours = {"input_size": 8, "input_channels": 1, "bn_group": 0, "num_classes": 10}
+        assert networks["digits"][row] == {**there, **ours}, row
+
+
+def test_imagenet_networks_on_the_digits(tmp_path):
+    whole, taken = sweep(TABLES["v1-table3"], "digits", 1)
+    config = next(run.config for run in plan(whole, tmp_path) if run.variant == taken["resnet-34-C"])
+    assert (config.data.name, config.model.units, config.model.shortcut) == ("digits", (3, 4, 6, 3), "C")
+    assert (config.model.stem, config.model.input_size, config.model.num_classes) == ("conv7", 8, 10)
+
+
+def test_the_table(finish, tmp_path, capsys):
+    finish |= {"original": [6.0, 7.0, 8.0], "exclusive-5": [90.0, 30.0, 19.0], "dropout": ["3", 10.0, "3"]}
+    flags = ["--rows=original,exclusive-5,dropout", "--seeds=3", "--budget=0.5", f"--workdir={tmp_path / 'W'}"]
+    assert main(["v2-table1", *flags]) == 1
+    table = (tmp_path / "W/table.md").read_text()
+    assert table in capsys.readouterr().out
+    cells = {line.split(" | ")[0].strip("| "): [c.strip() for c in line.split("|")] for line in table.splitlines()}
+    assert cells["original"][2:5] == ["6.61", "7.00 ± 1.00 (3)", "1,727,962"]
+    assert cells["exclusive gating, b_g = 0 to -5"][2:4] == ["fail", "fail 46.33 ± 38.21 (3)"]
+    assert cells["exclusive gating, b_g = 0 to -5"][5] == "run with b_g = -5, the nearest to one that works"
+    assert cells["dropout shortcut, rate 0.5"][3] == "fail 10.00 (1)"
+    assert cells["dropout shortcut, rate 0.5"][5].endswith("2 diverged")
+    assert cells["shortcut-only gating, b_g = -6"][2:5] == ["6.91", "", "1,824,186"]  # not run: empty
+    head = table.partition("| row")[0]
+    assert "Budget: 0.5; every schedule is cut" in head
+    assert "python -m resjax.papers v2-table1 --rows=original,exclusive-5,dropout" in head
+    assert "medians of 5 runs" in head
+
+    rows = {row["row"]: row for row in json.loads((tmp_path / "W/table.json").read_text())["rows"]}
+    assert rows["exclusive-5"]["median"] == pytest.approx(30.0)
+    assert (rows["exclusive-5"]["fail"], rows["original"]["fail"]) == (True, False)
+    assert rows["original"]["device"] == ["1 x cpu"]
+    with (tmp_path / "W/table.csv").open() as file:
+        by_row = {row["row"]: row for row in csv.DictReader(file)}
+    assert (by_row["gated-6"]["paper"], by_row["gated-6"]["mean"], by_row["gated-6"]["n"]) == ("6.91", "", "0")
+
+    finish["gated-6"] = [7.0, 7.0, 7.0]  # the rest may come later; what is there stays
+    assert main(["v2-table1", *flags[1:], "--rows=original,gated-6"]) == 0
+    table = (tmp_path / "W/table.md").read_text()
+    assert "7.00 ± 0.00 (3)" in table
+    assert "7.00 ± 1.00 (3)" in table
+    with pytest.raises(
+        BadInput, match=r"holds another sweep: run 'original': total_steps: 32000 there, 64000 here"
+    ):
+        main(["v2-table1", "--seeds=3", f"--workdir={tmp_path / 'W'}"])
+
+
+def test_a_failure_on_other_data_is_a_number(finish, tmp_path):
+    finish |= {"scale-0": [90.0]}
+    main(["v2-table1", "--data=digits", "--rows=scale-0", "--seeds=1", f"--workdir={tmp_path / 'W'}"])
+    table = (tmp_path / "W/table.md").read_text()
+    row = next(line for line in table.splitlines() if line.startswith("| constant scaling, shortcut 0, F 1 "))
+    assert [cell.strip() for cell in row.split("|")[2:4]] == ["fail", "90.00 (1)"]
+    assert "Data: digits with its own schedule, not the paper's cifar10" in table
+
+
+def test_top5_and_rows_that_share_their_runs(finish, tmp_path):
+    finish |= {"original-152-224": [24.0]}
+    flags = ["--rows=original-152-320", f"--workdir={tmp_path / 'W'}"]
+    assert main(["v2-table5", *flags]) == 0
+    lines = [line for line in (tmp_path / "W/table.md").read_text().splitlines() if "original ResNet-152" in line]
+    assert ["24.00 / 0.00 (1)" in line for line in lines] == [True, True]
+    assert "the runs of 'original ResNet-152, scale augmentation, test crop 224'" in lines[1]
+    assert [path.name for path in (tmp_path / "W/runs").iterdir()] == ["original-152-224"]
+
+
+@pytest.mark.parametrize(
+    ("name", "files"), [("degradation", ["curves.png", "degradation.png"]), ("v1-fig1", ["fig1.png"])]
+)
+def test_pictures_and_training_errors(name, files, finish, tmp_path):
+    finish |= {row.name: [50.0] for row in TABLES[name].rows}
+    assert main([name, f"--workdir={tmp_path / 'W'}"]) == 0
+    assert sorted(path.name for path in (tmp_path / "W").glob("*.png")) == files
+    table = (tmp_path / "W/table.md").read_text()
+    assert "| ours, training |" in table
+    assert table.count("| 50.00 ") >= len(TABLES[name].rows)

@@ -1,0 +1,61 @@
+"""The table's numbers against numbers worked out by hand."""
+
+import csv
+import json
+
+import pytest
+
+from resjax.sweep import Sweep
+from resjax.sweep.plan import plan
+from resjax.sweep.results import markdown, spread, write
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Three finished runs with 4, 6 and 11 % test error, one of another variant, one that is not there."""
+    found = plan(Sweep("configs/digits.py:v1-8", {"A": {}, "B": {"model.shortcut": "B"}}, (0, 1, 2)), tmp_path)
+    accuracy = {"A/seed0": 0.96, "A/seed1": 0.94, "A/seed2": 0.89, "B/seed1": 0.5}
+    for run in found:
+        if run.name in accuracy:
+            run.workdir.mkdir(parents=True)
+            (run.workdir / "config.json").write_text(json.dumps({"total_epochs": 50.0}))
+            summary = {"test_accuracy": accuracy[run.name], "train_accuracy": 0.75, "seconds": 10.0 + run.seed}
+            (run.workdir / "summary.json").write_text(json.dumps(summary | {"steps": 1, "state_digest": "0"}))
+    return found
+
+
+def test_mean_and_sample_deviation(runs, tmp_path):
+    write(runs, tmp_path)
+    a, b = json.loads((tmp_path / "table.json").read_text())["rows"]
+    assert a["n"] == 3
+    assert a["test_error_mean"] == pytest.approx(7.0)
+    assert a["test_error_std"] == pytest.approx(((9 + 1 + 16) / 2) ** 0.5)  # over n - 1
+    assert (a["train_error_mean"], a["train_error_std"]) == (25.0, 0.0)
+    assert (a["params"], a["seconds"], a["test_errors"]) == (75002, 11.0, pytest.approx([4.0, 6.0, 11.0]))
+    assert (b["n"], b["seeds"], b["test_error_mean"], b["test_error_std"]) == (1, [1], 50.0, None)
+
+
+def test_the_three_tables_agree(runs, tmp_path):
+    table = write(runs, tmp_path)
+    assert table == (tmp_path / "table.md").read_text()
+    assert table.startswith("4 of 6 runs are finished.")
+    assert "| A   | 3 | 7.00 ± 3.61 | 25.00 ± 0.00   | 75,002     | 11      |" in table
+    assert "| B   | 1 | 50.00       | 25.00          | 77,754     | 11      |" in table
+    with (tmp_path / "table.csv").open() as file:
+        a, b = csv.DictReader(file)
+    assert (float(a["test_error_mean"]), b["test_error_std"], b["params"]) == (pytest.approx(7.0), "", "77754")
+
+
+def test_nothing_has_run(tmp_path):
+    runs = plan(Sweep("configs/digits.py:v1-8", {"A": {}}), tmp_path)
+    assert "| A   | 0 |            |                | 75,002     |         |       |" in write(runs, tmp_path)
+
+
+def test_spread():
+    assert spread([]) == (None, None)
+    assert spread([3.0]) == (3.0, None)
+    assert spread([1.0, 3.0]) == (2.0, pytest.approx(2**0.5))
+
+
+def test_markdown_lines_up():
+    assert markdown(["a", "bc"], [["x|y", ""]]) == "| a    | bc |\n|------|----|\n| x\\|y |    |"
