@@ -23,8 +23,15 @@ def get_config(network: str = "v1-20") -> ConfigDict:
     c.data.name = "digits"
     c.data.augment = "crop"  # shifts by up to a pixel; mirrored digits are not digits
     c.data.pad = 1
+    c.data.normalize = "channel"
+
+    # Chosen on the last fifth of the training split, three seeds each; never on the test split.
+    c.optimizer.weight_decay = 2e-3
+    c.optimizer.label_smoothing = 0.1
 
     c.schedule.name = "cosine"
     c.schedule.warmup = "linear"
     c.schedule.warmup_epochs = 2.0
+    # Depths beyond a few hundred compile in a minute as one body per stage.
+    c.model.scan = sum(c.model.units) > 60
     return c

@@ -1,15 +1,17 @@
 """Checkpoints with Orbax: the state, where the data stood, the config and the versions together.
 
 A run's checkpoints lie in `WORKDIR/checkpoints/STEP`. Each stores the digest of its state, because a flipped
-byte restores without an error; one that cannot be restored, or whose digest differs, is moved to
-`WORKDIR/damaged/STEP` and the one before it is taken. Nothing is deleted but what the policy lets go: the
-latest `keep` and the best by validation accuracy stay.
+byte restores without an error; a run that resumes moves those that cannot be restored, or whose digest differs, to
+`WORKDIR/damaged/STEP` and takes the one before them. Nothing is deleted but what the policy lets go: the latest
+`keep` and the best by validation accuracy stay.
 """
 
 import dataclasses
 import hashlib
 import importlib.metadata
 import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +30,9 @@ from resjax.step import TrainState, init_variables
 VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain")
 
 
-def digest(state: TrainState) -> str:
+def digest(tree: Any) -> str:
     """SHA-256 of every name, shape, type and byte of a state; the same in scanned and unrolled form."""
-    leaves = jax.tree_util.tree_leaves_with_path(scan.unroll(jax.device_get(state)))
+    leaves = jax.tree_util.tree_leaves_with_path(scan.unroll(jax.device_get(tree)))
     sha = hashlib.sha256()
     for path, leaf in sorted((jax.tree_util.keystr(path), np.asarray(leaf)) for path, leaf in leaves):
         sha.update(f"{path} {leaf.dtype} {leaf.shape}".encode())
@@ -43,10 +45,10 @@ class Checkpoints:
 
     Args:
       workdir: the run's folder.
-      keep: how many of the latest stay.
+      keep: how many of the latest stay; None opens them for reading only.
     """
 
-    def __init__(self, workdir: Path, keep: int = 2) -> None:
+    def __init__(self, workdir: Path, keep: int | None = None) -> None:
         logging.set_verbosity(logging.ERROR)  # Orbax tells at length what it does
         self._workdir = workdir.absolute()
         self._directory = self._workdir / "checkpoints"
@@ -54,17 +56,21 @@ class Checkpoints:
         self._open()
 
     def _open(self) -> None:
-        best = policies.BestN(get_metric_fn=lambda metrics: metrics["validation_accuracy"], n=1)
-        self._manager = ocp.CheckpointManager(
-            self._directory,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(self._keep), best])
-            ),
-        )
+        if self._keep is None:
+            options = ocp.CheckpointManagerOptions(read_only=True, create=False)
+        else:
+            best = policies.BestN(
+                get_metric_fn=lambda metrics: metrics["validation_accuracy"],
+                n=1,
+                keep_checkpoints_without_metrics=False,
+            )
+            keep = policies.AnyPreservationPolicy([policies.LatestN(self._keep), best])
+            options = ocp.CheckpointManagerOptions(preservation_policy=keep)
+        self._manager = ocp.CheckpointManager(self._directory, options=options)
 
     def steps(self) -> list[int]:
         """Steps with a checkpoint, latest first."""
-        return sorted(self._manager.all_steps(), reverse=True)
+        return sorted(self._manager.all_steps(), reverse=True) if self._directory.is_dir() else []
 
     def best_step(self) -> int | None:
         """The step with the best validation accuracy, if any was validated."""
@@ -78,7 +84,7 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return fingerprint
         versions = {name: importlib.metadata.version(name) for name in VERSIONS} | {"resjax": resjax.__version__}
-        meta = {**meta, "digest": fingerprint, "versions": versions}
+        meta = {**meta, "digest": fingerprint, "weights_digest": digest(_weights(state)), "versions": versions}
         self._manager.save(
             step,
             args=ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)),
@@ -101,16 +107,25 @@ class Checkpoints:
         return found
 
     def meta(self, step: int) -> dict[str, Any]:
-        """What was saved beside the state: config, data position, versions, digest."""
-        return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        """What was saved beside the state: config, data position, versions, digests.
+
+        Raises:
+          BadInput: if the checkpoint is damaged.
+        """
+        with self._damage_named(step):
+            return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
 
     def restore(self, abstract: TrainState, step: int) -> tuple[TrainState, dict[str, Any]]:
         """The state of one step in the shapes and shardings of `abstract` (in either form), and its meta.
 
         Raises:
-          Exception: of any type, where the checkpoint is damaged or belongs to another network.
+          BadInput: if the checkpoint is damaged.
         """
         meta = self.meta(step)
+        with self._damage_named(step):
+            return self._restore(abstract, step, meta), meta
+
+    def _restore(self, abstract: TrainState, step: int, meta: dict[str, Any]) -> TrainState:
         scanned = bool(meta["config"]["model"]["scan"])
         here = _is_rolled(abstract.params)
         target = abstract
@@ -126,28 +141,57 @@ class Checkpoints:
         if scanned != here:
             state = scan.roll(state) if here else scan.unroll(state)
             state = jax.tree.map(lambda x, a: jax.device_put(x, a.sharding), state, abstract)
-        return state, meta
+        return state
 
     def restore_latest(self, abstract: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
-        """The latest sound checkpoint; damaged ones are named on stderr and moved aside. None where there is none.
+        """The latest sound checkpoint; None where there is none at all.
+
+        Damaged ones are named on stderr and moved aside, once a sound one is found to go on from.
 
         Raises:
           BadInput: if every checkpoint is damaged.
         """
-        steps = self.steps()
-        for step in steps:
+        damaged: dict[int, BadInput] = {}
+        for step in self.steps():
             try:
-                return self.restore(abstract, step)
-            except Exception as error:  # Orbax raises anything from KeyError to bare Exception on damage
-                aside = self._set_aside(step)
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                print(f"checkpoint {step} is damaged ({reason}); moved to {aside}", file=sys.stderr)
-        if steps:
-            raise BadInput(
-                f"workdir={self._workdir}: every checkpoint is damaged; they are in {self._workdir / 'damaged'}. "
-                "Start again in another workdir"
-            )
+                found = self.restore(abstract, step)
+            except BadInput as error:
+                damaged[step] = error
+                continue
+            for bad, why in damaged.items():
+                print(f"{why}; moved to {self._set_aside(bad)}, step {step} is taken", file=sys.stderr)
+            return found
+        if damaged:
+            raise BadInput(f"{damaged[max(damaged)]}; so is every one before it: start again in another --workdir")
         return None
+
+    @contextmanager
+    def _damage_named(self, step: int) -> Iterator[None]:
+        """Turns any error into a BadInput, as Orbax raises anything from KeyError to bare Exception on damage."""
+        try:
+            yield
+        except Exception as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise BadInput(f"checkpoint {step} in {self._directory} is damaged ({reason})") from error
+
+    def weights(self, step: int) -> dict[str, Any]:
+        """The `params` and `batch_stats` of one step on the host, in the form in which they were saved.
+
+        Raises:
+          BadInput: if the checkpoint is damaged.
+        """
+        meta = self.meta(step)
+        shapes = jax.eval_shape(lambda: init_variables(Spec(**meta["config"]["model"]), 0))
+        restore = ocp.args.PyTreeRestore(
+            shapes,
+            restore_args=jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes),
+            partial_restore=True,
+        )
+        with self._damage_named(step):
+            found = self._manager.restore(step, args=ocp.args.Composite(state=restore))["state"]
+            if digest(found) != meta["weights_digest"]:
+                raise ValueError("its bytes do not match their digest")
+        return found
 
     def _set_aside(self, step: int) -> Path:
         aside = self._workdir / "damaged" / str(step)
@@ -159,10 +203,6 @@ class Checkpoints:
         self._open()
         return aside
 
-    def wait(self) -> None:
-        """Returns when every save is on disk."""
-        self._manager.wait_until_finished()
-
     def close(self) -> None:
         """Waits for saves and stops Orbax's threads."""
         self._manager.close()
@@ -170,7 +210,8 @@ class Checkpoints:
 
 def check_source(workdir: Path, spec: Spec) -> None:
     """Raises BadInput unless `initialize_from` can take the weights of `workdir` for `spec`."""
-    _, saved = _latest_meta(workdir)
+    with closing(Checkpoints(workdir)) as checkpoints:
+        saved = checkpoints.meta(_latest(checkpoints, workdir))
     there, here = _unrolled_shapes(Spec(**saved["config"]["model"])), _unrolled_shapes(spec)
     for name in sorted(there.keys() | here.keys()):
         if there.get(name) != here.get(name) and not name.startswith("params/head/"):
@@ -186,18 +227,11 @@ def initialize_from(workdir: Path, state: TrainState) -> TrainState:
     Where the other run had another number of classes, the head keeps its fresh start, and stderr says so.
 
     Raises:
-      BadInput: if there is no checkpoint.
+      BadInput: if there is no checkpoint, or it is damaged.
     """
-    step, saved = _latest_meta(workdir)
-    shapes = jax.eval_shape(lambda: init_variables(Spec(**saved["config"]["model"]), 0))
-    restore = ocp.args.PyTreeRestore(
-        shapes,
-        restore_args=jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes),
-        partial_restore=True,
-    )
-    with ocp.CheckpointManager(workdir.absolute() / "checkpoints") as manager:
-        found = scan.unroll(manager.restore(step, args=ocp.args.Composite(state=restore))["state"])
-    own = {"params": state.params, "batch_stats": state.batch_stats}
+    with closing(Checkpoints(workdir)) as checkpoints:
+        found = scan.unroll(checkpoints.weights(_latest(checkpoints, workdir)))
+    own = _weights(state)
     head = own["params"]["head"]
     if found["params"]["head"]["kernel"].shape != head["kernel"].shape:
         print(f"init_from={workdir}: its head is for other classes; the head starts fresh", file=sys.stderr)
@@ -206,16 +240,14 @@ def initialize_from(workdir: Path, state: TrainState) -> TrainState:
     return state.replace(**jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), found, own))
 
 
-def _latest_meta(workdir: Path) -> tuple[int, dict[str, Any]]:
-    """The latest step of a run's checkpoints and what was saved beside its state."""
-    if (workdir / "checkpoints").is_dir():
-        checkpoints = Checkpoints(workdir)
-        try:
-            if steps := checkpoints.steps():
-                return steps[0], checkpoints.meta(steps[0])
-        finally:
-            checkpoints.close()
+def _latest(checkpoints: Checkpoints, workdir: Path) -> int:
+    if steps := checkpoints.steps():
+        return steps[0]
     raise BadInput(f"init_from={workdir}: holds no checkpoint; give the workdir of a run")
+
+
+def _weights(state: TrainState) -> dict[str, Any]:
+    return {"params": state.params, "batch_stats": state.batch_stats}
 
 
 def _unrolled_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:

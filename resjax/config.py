@@ -6,6 +6,8 @@ A config file's `get_config(spec)` starts from `default()` and changes a few lin
 """
 
 import dataclasses
+import difflib
+import math
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -116,8 +118,11 @@ def durations(config: ConfigDict, train_size: int) -> Durations:
                 raise BadInput(f"{field}_steps and {field}_epochs are both None: give one of them")
             return fallback
         value = in_steps if in_steps is not None else round(in_epochs * per_epoch)
+        if name == "warmup" and in_epochs and in_epochs > 0:
+            value = max(1, value)  # a small budget may leave less than a step of it
         if value < 1:
-            raise BadInput(f"{field}={in_steps or in_epochs}: comes to {value} steps, must be at least 1")
+            given = f"steps={in_steps}" if in_steps is not None else f"epochs={in_epochs}"
+            raise BadInput(f"{field}_{given}: comes to {value} steps, must be at least 1")
         return value
 
     total = steps(config, "", "total")
@@ -125,8 +130,8 @@ def durations(config: ConfigDict, train_size: int) -> Durations:
     if schedule.drop_steps and schedule.drop_epochs:
         raise BadInput("schedule.drop_steps and schedule.drop_epochs are both given: leave one empty, ()")
     drops = tuple(schedule.drop_steps) or tuple(round(e * per_epoch) for e in schedule.drop_epochs)
-    if list(drops) != sorted(set(drops)):
-        raise BadInput(f"schedule drops at steps {drops}: must ascend")
+    if list(drops) != sorted(set(drops)) or not all(isinstance(step, int) and step > 0 for step in drops):
+        raise BadInput(f"schedule drops at steps {drops}: must be whole, positive and ascend")
     warmup = 0 if schedule.warmup == "none" else steps(schedule, "schedule.", "warmup")
     if warmup >= total:
         raise BadInput(f"schedule.warmup lasts {warmup} steps but training {total}: shorten it or train longer")
@@ -162,6 +167,18 @@ def shorten(config: ConfigDict, budget: float) -> None:
     config.schedule.drop_epochs = tuple(e * budget for e in config.schedule.drop_epochs)
 
 
+def check_fields(config: ConfigDict) -> None:
+    """Raises BadInput unless `config` has the fields of `default`, all of them and no other."""
+    if not isinstance(config, ConfigDict):
+        raise BadInput(f"get_config returned a {type(config).__name__}; return a ConfigDict, from config.default()")
+    given, known = flatten(plain(config)), flatten(plain(default()))
+    for field in sorted(given.keys() - known.keys()):
+        near = difflib.get_close_matches(field, known, 1, 0)[0]
+        raise BadInput(f"the config's field {field} is unknown; did you mean {near}?")
+    for field in sorted(known.keys() - given.keys()):
+        raise BadInput(f"the config's field {field} is missing: start from config.default()")
+
+
 def network(config: ConfigDict) -> Spec:
     """The spec that `config.model` holds.
 
@@ -193,10 +210,10 @@ def validate(config: ConfigDict, devices: int) -> Spec:
         "schedule.warmup_rate": config.schedule.warmup_rate,
     }
     for field, value in positive.items():
-        if value <= 0:
+        if not 0 < value < math.inf:  # which NaN is not, either
             raise BadInput(f"{field}={value}: must be positive")
     for field, value in {"weight_decay": o.weight_decay, "clip_norm": o.clip_norm}.items():
-        if value < 0:
+        if not 0 <= value < math.inf:
             raise BadInput(f"optimizer.{field}={value}: must not be negative")
     for field in ("momentum", "beta2", "label_smoothing"):
         if not 0 <= o[field] < 1:

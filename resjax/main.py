@@ -9,7 +9,9 @@ BEGAN = time.monotonic()  # before the imports, which are part of what a person 
 
 import json
 import os
+import shlex
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from resjax.config import Durations, differences, durations, mesh_shape, plain, 
 from resjax.data.loader import Dataset, open_dataset
 from resjax.errors import BadInput
 from resjax.evaluate import evaluate
-from resjax.metrics import write_json
+from resjax.metrics import read_json, write_json
 from resjax.models import counts
 from resjax.models.spec import Spec
 from resjax.train import NonFiniteLoss, build, train
@@ -60,17 +62,20 @@ def main(argv: list[str]) -> int:
         print(json.dumps(evaluate_checkpoint(config, spec, plan, dataset, workdir, values.step), indent=2))
         return 0
     if (workdir / "summary.json").exists():
-        summary = json.loads((workdir / "summary.json").read_text())
+        summary = read_json(workdir / "summary.json")
         if summary["steps"] >= plan.total:
             say(f"{workdir} is finished: {plan.total} steps; raise total_steps or choose another --workdir")
             return report(workdir, summary)
     announce(config, spec, plan, dataset, workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
-    write_json(workdir / "config.json", plain(config))
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_json(workdir / "config.json", plain(config))
+    except OSError as error:
+        raise BadInput(f"workdir={workdir} is not writable: {error}; choose another --workdir") from error
     try:
         summary = train(config, spec, plan, dataset, workdir, build(config, spec, plan), BEGAN)
     except preemption.Preempted as stopped:
-        say(f"{stopped}\nto go on, run the same command again: python -m resjax.main {' '.join(argv)}")
+        say(f"{stopped}\nto go on, run the same command again: python -m resjax.main {shlex.join(argv)}")
         return preemption.EXIT_CODE
     except NonFiniteLoss as error:
         say(f"error: {error}")
@@ -85,7 +90,7 @@ def check_workdir(workdir: Path, config: ConfigDict, training: bool) -> None:
     """Raises BadInput if a run of `config` cannot be started, resumed or evaluated in `workdir`."""
     saved = workdir / "config.json"
     if saved.is_file():
-        changed = differences(json.loads(saved.read_text()), config)
+        changed = differences(read_json(saved), config)
         if not training:
             changed = [line for line in changed if line.startswith("model.")]
         if changed:
@@ -111,12 +116,9 @@ def evaluate_checkpoint(
 ) -> dict[str, Any]:
     """Accuracy and loss of one checkpoint on the test split (and the validation split, if any); writes nothing."""
     program = build(config, spec, plan)
-    checkpoints = Checkpoints(workdir)
-    try:
+    with closing(Checkpoints(workdir)) as checkpoints:
         step = checkpoints.find(which)
         state, _ = checkpoints.restore(program.abstract, step)
-    finally:
-        checkpoints.close()
     result: dict[str, Any] = {"step": step}
     for split in ["validation", "test"] if dataset.validation_size else ["test"]:
         images = dataset.evaluate(split, config.batch_size)

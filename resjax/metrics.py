@@ -11,6 +11,8 @@ from typing import Any
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from resjax.errors import BadInput
+
 SUMS = ("loss", "correct", "correct5", "count")
 
 
@@ -31,8 +33,25 @@ def means(sums: Mapping[str, float]) -> dict[str, float]:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file whole or not at all."""
+    replace(path, json.dumps(value, indent=2) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """What `write_json` wrote.
+
+    Raises:
+      BadInput: if it holds something else by now.
+    """
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise BadInput(f"{path} is damaged ({error}): restore it, or choose another --workdir") from error
+
+
+def replace(path: Path, text: str) -> None:
+    """Puts `text` in the place of a file, whole or not at all."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
+    temporary.write_text(text)
     os.replace(temporary, path)
 
 
@@ -57,7 +76,7 @@ class RunLog:
     def __init__(self, workdir: Path, start: int, total: int) -> None:
         path = workdir / "metrics.jsonl"
         kept = [record for record in read_lines(path) if record["step"] <= start]
-        path.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        replace(path, "".join(json.dumps(record) + "\n" for record in kept))
         self._file = path.open("a", buffering=1)
         self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
         self._total = total
@@ -74,7 +93,8 @@ class RunLog:
             self._events.add_scalar(f"{split}/{name}", value, step)
         text = f"loss {values['loss']:.4f}  accuracy {100 * values['accuracy']:.2f} %"
         if split == "train":
-            text += f"  {values['images_per_second']:,.0f} images/s"
+            if "images_per_second" in values:  # not yet after the first step, whose time is compilation
+                text += f"  {values['images_per_second']:,.0f} images/s"
             self._progress(step, text)
         else:
             self.say(f"step {step:>6}  {split} {text}")

@@ -19,8 +19,12 @@ def learning_rate(config: ConfigDict, durations: Durations) -> optax.Schedule:
     if s.name == "cosine":
         main = optax.cosine_decay_schedule(peak, durations.total - warmup)
     elif s.name == "piecewise":
-        # join_schedules hands each part the steps since its start; the drops count from step 0.
-        drops = {max(0, step - warmup): s.drop_factor for step in durations.drops}
+        # join_schedules hands each part the steps since its start; the drops count from step 0, and those that the
+        # warm-up hides have all happened when it ends.
+        drops: dict[int, float] = {}
+        for step in durations.drops:
+            at = max(0, step - warmup)
+            drops[at] = drops.get(at, 1.0) * s.drop_factor
         main = optax.piecewise_constant_schedule(peak, drops)
     else:
         main = optax.constant_schedule(peak)

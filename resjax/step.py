@@ -97,7 +97,7 @@ def sums(logits: jax.Array, losses: jax.Array, labels: jax.Array, mask: jax.Arra
     mask = jnp.ones_like(losses) if mask is None else mask
     own = jnp.take_along_axis(logits, labels[:, None], axis=1)  # [N, 1]
     # Classes that beat the label; among equals the first wins, as in argmax.
-    classes = jnp.arange(logits.shape[1])
+    classes = jnp.arange(logits.shape[1])[None]  # [1, K]
     rank = ((logits > own) | ((logits == own) & (classes < labels[:, None]))).sum(1)
     # A network that has diverged to NaN beats nothing and must not count as right.
     finite = jnp.isfinite(own[:, 0])

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -136,32 +137,37 @@ def train(
             pending.append(sums)
 
             last = step == plan.total
+            stopping = stop.requested  # asked once: a signal from here on counts at the next step
             evaluating = last or step % plan.eval_every == 0
-            saving = last or step % plan.checkpoint_every == 0 or stop.requested
+            saving = last or step % plan.checkpoint_every == 0 or stopping
             if step == start + 1:
                 jax.block_until_ready(sums)
                 log.say(f"compiled first step after {time.monotonic() - began:.1f} s")
                 clock.restart()
-            elif evaluating or saving or step % plan.log_every == 0:
+            if evaluating or saving or step % plan.log_every == 0:
                 fetched, pending = jax.device_get(pending), []
-                clock.tick(len(fetched))
-                _check_finite(fetched, step)
+                clock.tick()
+                for at, part in enumerate(fetched, step - len(fetched) + 1):
+                    _check_finite("training loss", float(part["loss"]), at)
                 interval = add([interval, *fetched])
                 speed = {"images_per_second": clock.rate * config.batch_size, "input_wait": clock.wait_share}
-                log.write(step, "train", means(add(fetched)) | speed)
+                log.write(step, "train", means(add(fetched)) | (speed if clock.rate else {}))
             if evaluating:
                 latest, interval = {"train": means(interval)}, {}
                 for split in ["validation", "test"] if dataset.validation_size else ["test"]:
                     images = dataset.evaluate(split, config.batch_size)
                     latest[split] = evaluate(program.eval_step, state, images, program.place)
+                    _check_finite(f"{split} loss", latest[split]["loss"], step)
                     log.write(step, split, latest[split])
             if saving:
+                # A finite loss can leave weights with which the next one overflows: no state to go on from.
+                _check_finite("norm of the weights", float(jax.jit(optax.tree.norm)(state.params)), step)
                 # Before the next batch is drawn: the position in the data is the step.
                 validated = latest["validation"]["accuracy"] if evaluating and "validation" in latest else None
                 checkpoints.save(state, record(), validated)
             if evaluating or saving:
                 clock.restart()
-            if stop.requested and not last:
+            if stopping and not last:
                 raise Preempted(f"stopped at step {step} of {plan.total}; saved in {workdir}")
 
         summary = _summary(spec, state, record(), config.batch_size)
@@ -179,14 +185,13 @@ def _start(config: ConfigDict, checkpoints: checkpoint.Checkpoints, program: Pro
     return program.init(), fresh
 
 
-def _check_finite(sums: list[Metrics], step: int) -> None:
-    """Raises NonFiniteLoss for the first of the steps up to `step` whose loss is not finite."""
-    for at, part in enumerate(sums, step - len(sums) + 1):
-        if not math.isfinite(part["loss"]):
-            raise NonFiniteLoss(
-                f"the loss is {float(part['loss'])} at step {at}: lower optimizer.learning_rate, warm up, or set "
-                "optimizer.clip_norm; the last checkpoint is from before that"
-            )
+def _check_finite(name: str, value: float, step: int) -> None:
+    """Raises NonFiniteLoss, which names the step, unless `value` is finite."""
+    if not math.isfinite(value):
+        raise NonFiniteLoss(
+            f"the {name} is {value} at step {step}: lower optimizer.learning_rate, warm up, or set "
+            "optimizer.clip_norm; checkpoints are from before that"
+        )
 
 
 def _summary(spec: Spec, state: TrainState, record: dict[str, Any], batch_size: int) -> dict[str, Any]:

@@ -1,10 +1,173 @@
-"""Eight fake CPU devices for every test; promotions must be explicit."""
+"""Eight fake CPU devices, one compilation cache for all tests and their subprocesses, and runs to look into."""
 
+import contextlib
+import json
 import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="resjax-xla-")
 
 import jax
 
 jax.config.update("jax_num_cpu_devices", 8)
-jax.config.update("jax_numpy_rank_promotion", "warn")
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+jax.config.update("jax_numpy_rank_promotion", "warn")  # and warnings are errors: promotions must be explicit
+
+ROOT = Path(__file__).parents[1]
+
+# A network that compiles in seconds, on real data. All that is random or has a state is in: dropout, stochastic
+# depth, BN groups, momentum, gradient accumulation, validation. The rates are such that steps take milliseconds and
+# the saves in between can be hit.
+TINY = (
+    "--config=configs/digits.py",
+    "--config.model.units=1,2",
+    "--config.model.widths=4,8",
+    "--config.model.stem_width=4",
+    "--config.batch_size=32",
+    "--config.log_every_steps=1",
+    "--config.schedule.warmup_steps=2",
+    "--config.data.train_split=train[:1300]",
+    "--config.data.validation_split=train[1300:]",
+)
+RICH = (
+    *TINY,
+    "--config.total_steps=90",
+    "--config.eval_every_steps=30",
+    "--config.checkpoint_every_steps=15",
+    "--config.model.stochastic_depth=0.2",
+    "--config.model.shortcut_dropout=0.1",
+    "--config.model.bn_group=8",
+    "--config.optimizer.accumulate=2",
+    "--config.optimizer.nesterov=true",
+)
+
+
+def pytest_unconfigure():
+    shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+
+
+class Process:
+    """A run of a module in a process and a process group of its own."""
+
+    def __init__(self, *flags, module="resjax.main", **environment):
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", module, *map(str, flags)],
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self.workdir = next((Path(f.partition("=")[2]) for f in flags if str(f).startswith("--workdir=")), None)
+
+    def send(self, number, group=False):
+        (os.killpg if group else os.kill)(self.process.pid, number)
+
+    def wait_for(self, step, split="train"):
+        """Returns when metrics.jsonl tells of `step`; fails if the run ends before."""
+        while not any(record["step"] >= step for record in records(self.workdir, split)):
+            assert self.process.poll() is None, f"ended before step {step}: {self.process.stderr.read()}"
+            time.sleep(0.002)
+
+    def end(self):
+        """The finished process: returncode, stdout, stderr. Ends only when its workers have let go of the pipes."""
+        out, err = self.process.communicate(timeout=120)
+        return subprocess.CompletedProcess(self.process.args, self.process.returncode, out, err)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.communicate()
+
+
+def records(workdir, split=None):
+    """What metrics.jsonl tells, without the times."""
+    path = Path(workdir) / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    found = [json.loads(line) for line in lines if line.endswith("\n")]
+    timeless = [{k: v for k, v in r.items() if k not in ("images_per_second", "input_wait")} for r in found]
+    return [record for record in timeless if split in (None, record["split"])]
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """The flags of a network that compiles in seconds; durations are up to the test."""
+    return TINY
+
+
+@pytest.fixture(scope="session")
+def rich():
+    """The flags of a run of 90 steps with everything that is random in it."""
+    return RICH
+
+
+@pytest.fixture(scope="session")
+def read_records():
+    return records
+
+
+@pytest.fixture(scope="session")
+def start():
+    """Starts `python -m resjax.main FLAGS`."""
+    return Process
+
+
+@pytest.fixture(scope="session")
+def run():
+    """Runs `python -m resjax.main FLAGS` to its end."""
+
+    def to_the_end(*flags, **options):
+        with Process(*flags, **options) as process:
+            return process.end()
+
+    return to_the_end
+
+
+@pytest.fixture(scope="session")
+def whole(run, tmp_path_factory):
+    """The workdir of the `rich` run, never interrupted; to be read only."""
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    done = run(*RICH, f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    (workdir.parent / "stderr").write_text(done.stderr)
+    return workdir
+
+
+@pytest.fixture
+def copy(whole, tmp_path):
+    """A copy of `whole` to be damaged; without a summary, so that the same command goes on from the checkpoints."""
+    workdir = tmp_path / "run"
+    shutil.copytree(whole, workdir)
+    (workdir / "summary.json").unlink()
+    return workdir
+
+
+@pytest.fixture
+def call(capfd, monkeypatch):
+    """Runs `python -m resjax.main FLAGS` within this process: (exit code, stdout, stderr)."""
+    from resjax import cli
+    from resjax.main import main
+
+    def in_process(*flags, command=main):
+        capfd.readouterr()
+        monkeypatch.setattr(sys, "argv", ["resjax", *map(str, flags)])
+        monkeypatch.chdir(ROOT)
+        with pytest.raises(SystemExit) as left:
+            cli.run(command)
+        out, err = capfd.readouterr()
+        return left.value.code, out, err
+
+    return in_process

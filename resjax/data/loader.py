@@ -4,8 +4,11 @@ There is no iterator state to save: the position in the data is the step, whatev
 """
 
 import difflib
+import multiprocessing
 import os
+import signal
 import sys
+import threading
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -101,7 +104,8 @@ class Batches(Iterator[Batch]):
         if workers:
             if not flags.FLAGS.is_parsed():  # Grain hands its flags to the workers, also in a program without flags
                 flags.FLAGS.mark_as_parsed()
-            reader = reader.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2))
+            options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+            reader = reader.mp_prefetch(options, worker_init_fn=_live_and_die_with_parent)
         self._workers = workers
         self._open = [iter(reader)]
         # Also at garbage collection and before the interpreter exits, when Grain could no longer close itself.
@@ -134,6 +138,20 @@ class Batches(Iterator[Batch]):
 def _close_all(iterators: list[Any]) -> None:
     while iterators:
         iterators.pop().close()
+
+
+def _live_and_die_with_parent(index: int, workers: int) -> None:
+    """Leaves signals to the parent, which a terminal or a scheduler sends them too, and ends when it is killed."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+    def watch() -> None:
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,169 @@
+"""Schedules and optimizers against the papers' recipe and against formulas."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from resjax.cli import load
+from resjax.config import Durations, durations
+from resjax.optim import learning_rate, optimizer
+
+
+def rates(*flags, size=50_000):
+    """The schedule of a config as a function of the step, and its durations."""
+    config = load(list(flags))
+    plan = durations(config, size)
+    schedule = learning_rate(config, plan)
+    return lambda *steps: [round(float(schedule(step)), 9) for step in steps], plan
+
+
+PAPER = (0, 399, 400, 31_999, 32_000, 47_999, 48_000, 63_999)
+
+
+@pytest.mark.parametrize(
+    ("network", "expected"),
+    [
+        ("v2-110", [0.01, 0.01, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001]),
+        ("v1-110", [0.01, 0.01, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001]),
+        ("v2-164", [0.01, 0.01, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001]),
+        ("v1-20", [0.1, 0.1, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001]),
+        ("plain-20", [0.1, 0.1, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001]),
+    ],
+)
+def test_papers_recipe(network, expected):
+    rate, plan = rates(f"--config=configs/cifar10.py:{network}")
+    assert rate(*PAPER) == expected
+    assert plan.total == 64_000
+
+
+def test_imagenet_recipe():
+    rate, plan = rates("--config=configs/imagenet.py:v1-50", size=1_281_167)
+    assert plan.total == round(90 * 1_281_167 / 256)
+    epoch = 1_281_167 / 256
+    assert rate(0, round(30 * epoch) - 1, round(30 * epoch), round(60 * epoch)) == [0.1, 0.1, 0.01, 0.001]
+
+
+DIGITS = ("--config=configs/digits.py", "--config.total_steps=100")
+
+
+def test_cosine_after_linear_warmup():
+    rate, _ = rates(*DIGITS, "--config.schedule.warmup_steps=10", "--config.optimizer.learning_rate=0.2")
+    assert rate(0, 5, 10, 55, 100) == pytest.approx([0.01, 0.105, 0.2, 0.1, 0.0], abs=1e-7)
+    rate, _ = rates(*DIGITS, "--config.schedule.warmup=none")
+    assert rate(0, 50, 100) == pytest.approx([0.1, 0.05, 0.0], abs=1e-7)
+
+
+def test_constant():
+    rate, _ = rates(*DIGITS, "--config.schedule.name=constant", "--config.schedule.warmup=none")
+    assert rate(0, 99, 10_000) == [0.1, 0.1, 0.1]
+
+
+def test_drops_that_the_warmup_hides_have_happened_when_it_ends():
+    rate, _ = rates(
+        *DIGITS,
+        "--config.schedule.name=piecewise",
+        "--config.schedule.warmup=constant",
+        "--config.schedule.warmup_steps=20",
+        "--config.schedule.drop_steps=5,10,30",
+    )
+    assert rate(0, 19, 20, 29, 30) == [0.01, 0.01, 0.001, 0.001, 0.0001]
+
+
+def test_factor():
+    rate, _ = rates(
+        *DIGITS,
+        "--config.schedule.name=piecewise",
+        "--config.schedule.warmup=none",
+        "--config.schedule.drop_epochs=1,2.5",
+        "--config.batch_size=32",
+        "--config.schedule.drop_factor=0.5",
+        size=64,
+    )
+    assert rate(1, 2, 4, 5) == [0.1, 0.05, 0.05, 0.025]
+
+
+PARAMS = {
+    "conv": {"kernel": np.array([[0.3, -1.2], [0.7, 2.0]], np.float32)},
+    "norm": {"scale": np.array([1.1, 0.9], np.float32), "bias": np.array([0.2, -0.1], np.float32)},
+}
+
+
+def gradients(steps=5):
+    rng = np.random.default_rng(1)
+    return [jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), PARAMS) for _ in range(steps)]
+
+
+def trained(*flags, grads, lr=0.1):
+    config = load(["--config=configs/digits.py", *flags])
+    tx = optimizer(config, lambda step: lr * (1 - 0.1 * step))
+    params, state = jax.tree.map(jnp.asarray, PARAMS), tx.init(PARAMS)
+    for grad in grads:
+        updates, state = tx.update(grad, state, params)
+        params = jax.tree.map(lambda p, u: p + u, params, updates)
+    return params
+
+
+def close(params, expected):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6, atol=1e-7), params, expected)
+
+
+def by_hand(step, grads, lr=0.1):
+    """Applies `step(name, w, g, memory, lr, t) -> w` to every leaf; `memory` is the leaf's own dict."""
+    params = jax.tree.map(lambda x: x.astype(np.float64), PARAMS)
+    memories: dict = {}
+    for t, grad in enumerate(grads):
+        for module, leaves in params.items():
+            for name in leaves:
+                memory = memories.setdefault((module, name), {})
+                leaves[name] = step(name, leaves[name], grad[module][name], memory, lr * (1 - 0.1 * t), t)
+    return params
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("mask", ["all", "kernels"])
+def test_sgd(nesterov, mask):
+    """v = m v + g + wd w; w -= lr v, or lr (g + wd w + m v) with Nesterov's momentum; the rate is outside v."""
+
+    def step(name, w, g, memory, lr, t):
+        g = g + 0.01 * w if mask == "all" or name == "kernel" else g
+        v = memory["v"] = 0.9 * memory.get("v", 0) + g
+        return w - lr * (g + 0.9 * v if nesterov else v)
+
+    grads = gradients()
+    flags = (f"nesterov={nesterov}", f"decay_mask={mask}", "weight_decay=0.01")
+    close(trained(*(f"--config.optimizer.{f}" for f in flags), grads=grads), by_hand(step, grads))
+
+
+@pytest.mark.parametrize("mask", ["all", "kernels"])
+def test_adamw(mask):
+    def step(name, w, g, memory, lr, t):
+        m = memory["m"] = 0.8 * memory.get("m", 0) + 0.2 * g
+        v = memory["v"] = 0.95 * memory.get("v", 0) + 0.05 * g**2
+        update = m / (1 - 0.8 ** (t + 1)) / (np.sqrt(v / (1 - 0.95 ** (t + 1))) + 1e-8)
+        return w - lr * (update + (0.01 * w if mask == "all" or name == "kernel" else 0))
+
+    grads = gradients()
+    flags = ("name=adamw", "momentum=0.8", "beta2=0.95", "weight_decay=0.01", f"decay_mask={mask}")
+    close(trained(*(f"--config.optimizer.{f}" for f in flags), grads=grads), by_hand(step, grads))
+
+
+def test_clip_is_of_the_global_norm_of_the_gradient_alone():
+    def step(name, w, g, memory, lr, t):
+        norm = np.sqrt(sum((leaf**2).sum() for leaf in jax.tree.leaves(grads[t])))
+        g = g * min(1, 1.5 / norm) + 0.5 * w
+        v = memory["v"] = 0.9 * memory.get("v", 0) + g
+        return w - lr * v
+
+    grads = gradients()
+    grads[1] = jax.tree.map(lambda x: 0.01 * x, grads[1])  # one that is short enough
+    flags = ("clip_norm=1.5", "weight_decay=0.5")
+    close(trained(*(f"--config.optimizer.{f}" for f in flags), grads=grads), by_hand(step, grads))
+
+
+def test_durations_is_all_that_a_schedule_needs():
+    """A schedule is compiled into the step: it must work on traced steps."""
+    config = load(["--config=configs/cifar10.py:v2-110"])
+    plan = Durations(64_000, (32_000, 48_000), 400, 1, 1, 1, 1.0)
+    traced = jax.vmap(learning_rate(config, plan))(jnp.array(PAPER))
+    np.testing.assert_allclose(traced, [0.01, 0.01, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001], rtol=1e-6)

@@ -1,0 +1,226 @@
+"""One training step against loops written by hand, and what is counted."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from resjax.cli import load
+from resjax.config import durations, network
+from resjax.data.loader import open_dataset
+from resjax.evaluate import evaluate
+from resjax.models.resnet import ResNet
+from resjax.models.spec import Spec
+from resjax.step import init_state, make_eval_step, make_train_step, sums
+from resjax.train import build
+
+SPEC = Spec(units=(1, 1), widths=(4, 8), stem_width=4, input_size=8, input_channels=1)
+PLAIN_NORM = dataclasses.replace(SPEC, norm="none", init_gain=0.5)  # no BN: images do not see each other
+TX = optax.sgd(0.1)
+
+
+def batch(n=16, seed=0):
+    rng = np.random.default_rng(seed)
+    image = rng.normal(size=(n, 8, 8, 1)).astype(np.float32)
+    return {"image": jnp.asarray(image), "label": jnp.asarray(rng.integers(0, 10, n, np.int32))}
+
+
+def stepped(spec, **options):
+    """The state after one step, the state before it, and the step's sums."""
+    before = init_state(spec, TX, seed=0)
+    after, metrics = jax.jit(make_train_step(ResNet(spec), TX, seed=0, **options))(before, batch())
+    return after, before, metrics
+
+
+def loss_of(spec, params, stats, part, smoothing=0.0):
+    """Mean loss and new statistics, written without the code under test."""
+    logits, new = ResNet(spec).apply(
+        {"params": params, "batch_stats": stats}, part["image"], train=True, mutable=["batch_stats"]
+    )
+    log_p = jax.nn.log_softmax(logits)
+    own = jnp.take_along_axis(log_p, part["label"][:, None], 1)[:, 0]
+    return -((1 - smoothing) * own + smoothing * log_p.mean(1)).mean(), new.get("batch_stats", {})
+
+
+def loss_and_grad(spec, state, part, smoothing=0.0):
+    def loss(params):
+        return loss_of(spec, params, state.batch_stats, part, smoothing)
+
+    return jax.value_and_grad(loss, has_aux=True)(state.params)
+
+
+def assert_close(a, b, tolerance=1e-6):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance), a, b)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_loss_and_step(smoothing):
+    after, before, metrics = stepped(SPEC, label_smoothing=smoothing)
+    (loss, stats), grads = loss_and_grad(SPEC, before, batch(), smoothing)
+    np.testing.assert_allclose(metrics["loss"] / metrics["count"], loss, rtol=1e-6)
+    assert_close(after.params, jax.tree.map(lambda p, g: p - 0.1 * g, before.params, grads))
+    assert_close(after.batch_stats, stats)
+    assert int(after.step) == 1
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_label_smoothing_is_1_minus_eps_plus_eps_over_k(smoothing):
+    """Uniform logits lose log K whatever the smoothing; the gradient of the bias shows the targets."""
+    params = jax.tree.map(jnp.zeros_like, init_state(PLAIN_NORM, TX, 0).params)
+    before = init_state(PLAIN_NORM, TX, 0).replace(params=params)
+    labels = {"image": batch()["image"], "label": jnp.full(16, 3, jnp.int32)}
+    step = make_train_step(ResNet(PLAIN_NORM), TX, seed=0, label_smoothing=smoothing)
+    after, metrics = jax.jit(step)(before, labels)
+    np.testing.assert_allclose(metrics["loss"] / 16, np.log(10), rtol=1e-6)
+    targets = np.full(10, smoothing / 10)
+    targets[3] += 1 - smoothing
+    np.testing.assert_allclose(after.params["head"]["bias"], 0.1 * (targets - 0.1), rtol=1e-5, atol=1e-7)
+
+
+def test_accumulation_without_bn_is_the_full_batch():
+    full, _, metrics = stepped(PLAIN_NORM)
+    for k in (2, 4, 16):
+        split, _, other = stepped(PLAIN_NORM, accumulate=k)
+        assert_close(split.params, full.params)
+        assert_close(other, metrics, 1e-5)
+
+
+def test_accumulation_with_bn_is_a_loop_over_microbatches():
+    after, before, metrics = stepped(SPEC, accumulate=4)
+    stats, grads, loss = before.batch_stats, None, 0.0
+    for i in range(4):
+        part = {name: x[i::4] for name, x in batch().items()}
+        (own, stats), grad = loss_and_grad(SPEC, before.replace(batch_stats=stats), part)
+        grads = grad if grads is None else jax.tree.map(jnp.add, grads, grad)
+        loss += float(own)
+    assert_close(after.params, jax.tree.map(lambda p, g: p - 0.1 * g / 4, before.params, grads))
+    assert_close(after.batch_stats, stats)
+    np.testing.assert_allclose(metrics["loss"], loss * 4, rtol=1e-5)
+    assert metrics["count"] == 16
+
+
+def test_randomness_is_a_function_of_seed_step_and_microbatch():
+    spec = dataclasses.replace(SPEC, stochastic_depth=0.5)
+    before = init_state(spec, TX, seed=0)
+
+    def losses(seed, step, accumulate=1):
+        program = jax.jit(make_train_step(ResNet(spec), TX, seed=seed, accumulate=accumulate))
+        return float(program(before.replace(step=jnp.int32(step)), batch())[1]["loss"])
+
+    assert losses(0, 3) == losses(0, 3)
+    assert len({losses(0, 3), losses(0, 4), losses(1, 3)}) == 3
+    same = {name: jnp.concatenate([x[:8], x[:8]]) for name, x in batch().items()}
+    halves = {name: x.reshape(2, 8, *x.shape[1:]).swapaxes(0, 1).reshape(x.shape) for name, x in same.items()}
+    once = jax.jit(make_train_step(ResNet(spec), TX, seed=0))(before, {n: x[:8] for n, x in same.items()})[1]
+    twice = jax.jit(make_train_step(ResNet(spec), TX, seed=0, accumulate=2))(before, halves)[1]
+    assert abs(float(twice["loss"]) - 2 * float(once["loss"])) > 1e-3  # the second half draws anew
+
+
+def test_seed_of_the_weights():
+    def kernel(seed):
+        return np.asarray(init_state(SPEC, TX, seed).params["head"]["kernel"])
+
+    np.testing.assert_array_equal(kernel(1), kernel(1))
+    assert not np.array_equal(kernel(1), kernel(2))
+
+
+def test_bfloat16_is_for_convolutions_only():
+    spec = dataclasses.replace(SPEC, dtype="bfloat16")
+    after, _, metrics = stepped(spec, accumulate=2)
+    kept = jax.tree.leaves((after.params, after.batch_stats, metrics))
+    assert {leaf.dtype for leaf in kept} == {np.dtype("float32")}
+    exact, _, _ = stepped(SPEC, accumulate=2)
+    difference = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), after.params, exact.params)
+    assert 0 < max(jax.tree.leaves(difference)) < 0.05
+    text = str(jax.make_jaxpr(make_train_step(ResNet(spec), TX, seed=0))(init_state(spec, TX, 0), batch()))
+    convolutions = [line for line in text.splitlines() if "= conv_general_dilated" in line]
+    assert convolutions
+    assert all(":bf16[" in line.partition("=")[0] for line in convolutions)
+
+
+def counted(logits, labels, mask=None):
+    logits, labels = jnp.asarray(logits, jnp.float32), jnp.asarray(labels)
+    mask = None if mask is None else jnp.asarray(mask, jnp.float32)
+    found = sums(logits, jnp.arange(1.0, len(labels) + 1), labels, mask)
+    return {name: float(value) for name, value in found.items()}
+
+
+def test_sums():
+    rng = np.random.default_rng(0)
+    logits, labels, mask = rng.normal(size=(50, 12)), rng.integers(0, 12, 50), rng.random(50) < 0.7
+    order = np.argsort(-logits, axis=1)
+    found = counted(logits, labels, mask)
+    assert found["correct"] == ((order[:, 0] == labels) & mask).sum()
+    assert found["correct5"] == ((order[:, :5] == labels[:, None]).any(1) & mask).sum()
+    assert found["count"] == mask.sum()
+    assert found["loss"] == (np.arange(1, 51) * mask).sum()
+    assert counted(logits, labels)["count"] == 50
+
+
+def test_ties_count_once_and_nan_never():
+    """Of ten equal logits one class is predicted, so of ten labels one is right; NaN predicts nothing."""
+    equal = counted(np.zeros((10, 10)), np.arange(10))
+    assert (equal["correct"], equal["correct5"]) == (1, 5)
+    for bad in (np.nan, np.inf, -np.inf):
+        found = counted(np.full((10, 10), bad), np.arange(10))
+        assert (found["correct"], found["correct5"]) == (0, 0)
+    one = np.zeros((2, 10))
+    one[0, 4], one[1, 4] = np.nan, np.nan  # the label of the first, not of the second
+    assert counted(one, np.array([4, 0]))["correct"] <= 1
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64, 100, 360, 500])
+def test_evaluation_counts_every_image_once(batch_size):
+    """Whatever the batch: 360 test images, and a loss that does not depend on how they are cut."""
+    dataset = open_dataset(**load(["--config=configs/digits.py"]).data)
+    spec = dataclasses.replace(SPEC, norm="none")
+    state = init_state(spec, TX, 0)
+
+    def eval_step(params, stats, batch):
+        found = step(params, stats, batch)
+        count.append(float(found["count"]))
+        return found
+
+    step, count = jax.jit(make_eval_step(ResNet(spec))), []
+    if batch_size == 1:  # the same images by hand
+        parts = list(dataset.evaluate("test", 360))
+        logits = ResNet(spec).apply({"params": state.params}, parts[0]["image"])
+        right = np.asarray(logits).argmax(1) == parts[0]["label"]
+        means = evaluate(eval_step, state, dataset.evaluate("test", 1), jax.device_put)
+        assert means["accuracy"] == right.mean()
+    means = evaluate(eval_step, state, dataset.evaluate("test", batch_size), jax.device_put)
+    assert sum(count) in (360, 720)
+    reference = evaluate(step, state, dataset.evaluate("test", 360), jax.device_put)
+    assert means["accuracy"] == reference["accuracy"]
+    assert means["loss"] == pytest.approx(reference["loss"], rel=1e-6)
+
+
+def test_padding_does_not_count_whatever_it_holds():
+    state = init_state(SPEC, TX, 0)
+    step = jax.jit(make_eval_step(ResNet(SPEC)))
+    full = {**batch(), "mask": jnp.r_[jnp.ones(11), jnp.zeros(5)]}
+    other = {**full, "image": full["image"].at[11:].set(7.0), "label": full["label"].at[11:].set(0)}
+    assert jax.device_get(step(state.params, state.batch_stats, full)) == jax.device_get(
+        step(state.params, state.batch_stats, other)
+    )
+
+
+def test_step_of_a_config_is_wired():
+    """Smoothing, clipping and accumulation of the config reach the compiled step: each changes what it does."""
+    fields = "batch_size=16 mesh.data=1 model.units=1 model.widths=4 model.stem_width=4 schedule.warmup=none"
+    base = ("--config=configs/digits.py", *(f"--config.{field}" for field in fields.split()))
+    seen = set()
+    for change in ("log_every_steps=50", "label_smoothing=0.1", "clip_norm=0.01", "accumulate=2", "nesterov=true"):
+        name = change if change.startswith("log") else f"optimizer.{change}"
+        config = load([*base, f"--config.{name}"])
+        program = build(config, network(config), durations(config, 1437))
+        state, metrics = program.init(), None
+        for i in range(2):
+            state, metrics = program.train_step(state, program.place(batch(16, i)))
+        total = sum(float(jnp.abs(leaf).sum()) for leaf in jax.tree.leaves(state.params))
+        seen.add(json.dumps([round(total, 5), round(float(metrics["loss"]), 5)]))
+    assert len(seen) == 5
