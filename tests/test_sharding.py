@@ -17,7 +17,7 @@ BASE = (
     "--config.model.units=1,1",
     "--config.model.widths=16,32",
     "--config.batch_size=64",
-    "--config.optimizer.learning_rate=0.05",
+    "--config.optimizer.learning_rate=0.01",
     "--config.schedule.warmup=none",
 )
 BLANK = {"image": np.zeros((64, 8, 8, 1), np.float32), "label": np.zeros(64, np.int32)}
@@ -81,7 +81,7 @@ def test_state_is_born_sharded_and_stays_so():
         return sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(tree))
 
     whole = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-    assert on_one_device(state) < 0.4 * whole  # a quarter, and the small leaves
+    assert on_one_device(state) < 0.5 * whole  # a quarter of the large leaves, and the small ones
     assert on_one_device(program(*EIGHT)[0].init()) == whole
 
 

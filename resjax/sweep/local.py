@@ -14,6 +14,7 @@ from resjax.sweep.plan import Run
 from resjax.sweep.progress import Progress
 
 POLL_SECONDS = 0.1
+Running = dict[int, tuple[Run, subprocess.Popen[bytes]]]  # by slot
 
 
 def execute(runs: list[Run], jobs: int, progress: Progress, lock: IO[str], changed: Callable[[], object]) -> None:
@@ -26,32 +27,36 @@ def execute(runs: list[Run], jobs: int, progress: Progress, lock: IO[str], chang
       changed: called after every run that ended.
     """
     waiting = deque(runs)
-    running: dict[int, tuple[Run, subprocess.Popen[bytes]]] = {}
+    running: Running = {}
     with StopRequest() as stop, progress:
         told = False
-        while running or (waiting and not stop.requested):
-            if stop.requested and not told:
-                told = True
-                for _, process in running.values():
-                    process.terminate()
-            ended = {slot: job for slot, job in running.items() if job[1].poll() is not None}
-            for slot, (run, process) in ended.items():
-                del running[slot]
-                # One that the signal met before it could listen has nothing to save and did not fail.
-                code = INTERRUPTED if told and process.returncode < 0 else process.returncode
-                if code not in (0, INTERRUPTED):
-                    run.exit.write_text(f"{code}\n")
-                progress.ended(run, code)
-            for slot in range(jobs):
-                if slot not in running and waiting and not stop.requested:
-                    run = waiting.popleft()
-                    running[slot] = run, start(run, slot, jobs, lock)
-                    progress.started(run)
-            if ended:
-                changed()
-            else:
-                progress.update()
-                time.sleep(POLL_SECONDS)
+        try:
+            while running or (waiting and not stop.requested):
+                if stop.requested and not told:
+                    told = True
+                    _terminate(running)
+                ended = {slot: job for slot, job in running.items() if job[1].poll() is not None}
+                for slot, (run, process) in ended.items():
+                    del running[slot]
+                    # One that the signal met before it could listen has nothing to save and did not fail.
+                    code = INTERRUPTED if told and process.returncode < 0 else process.returncode
+                    if code not in (0, INTERRUPTED):
+                        run.exit.write_text(f"{code}\n")
+                    progress.ended(run, code)
+                for slot in range(jobs):
+                    if slot not in running and waiting and not stop.requested:
+                        run = waiting.popleft()
+                        running[slot] = run, start(run, slot, jobs, lock)
+                        progress.started(run)
+                if ended:
+                    changed()
+                else:
+                    progress.update()
+                    time.sleep(POLL_SECONDS)
+        except BaseException:
+            # Such as a full disk under the table: no run may outlive the sweep unseen.
+            _terminate(running)
+            raise
 
 
 def start(run: Run, slot: int, jobs: int, lock: IO[str]) -> subprocess.Popen[bytes]:
@@ -71,3 +76,8 @@ def start(run: Run, slot: int, jobs: int, lock: IO[str]) -> subprocess.Popen[byt
             # Ctrl-C goes to all of a terminal's foreground group; a second signal would keep a run from saving.
             start_new_session=True,
         )
+
+
+def _terminate(running: Running) -> None:
+    for _, process in running.values():
+        process.terminate()

@@ -136,7 +136,7 @@ def test_two_sweeps_in_one_workdir(sweep_file, workdir):
             go(sweep_file({"A": {}}), workdir)
 
 
-def test_a_signal_stops_the_sweep_and_the_next_one_goes_on(stand_in, sweep_file, workdir, capsys):
+def test_a_signal_stops_the_sweep(stand_in, sweep_file, workdir, capfd):
     path = sweep_file({"A": {}, "slow": {"init_from": "wait"}, "never": {}}, seeds=(0,))
 
     def interrupt():
@@ -146,7 +146,7 @@ def test_a_signal_stops_the_sweep_and_the_next_one_goes_on(stand_in, sweep_file,
 
     threading.Thread(target=interrupt).start()
     assert go(path, workdir) == INTERRUPTED
-    assert "to go on, run the same command again" in capsys.readouterr().err
+    assert "to go on, run the same command again" in capfd.readouterr().err
     found = rows(workdir)
     assert {name: row["n"] for name, row in found.items()} == {"A": 1, "slow": 0, "never": 0}
     assert not any(row["error"] for row in found.values())
