@@ -13,8 +13,8 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from resjax.errors import BadInput
-from resjax.models.spec import Spec, unknown
+from resjax.errors import BadInput, unknown
+from resjax.models.spec import Spec
 
 CHOICES = {
     "optimizer.name": ("sgd", "adamw"),

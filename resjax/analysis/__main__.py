@@ -21,9 +21,8 @@ from tensorboardX import SummaryWriter
 from resjax import cli
 from resjax.analysis import branches, curves, gradients, lesion, responses
 from resjax.analysis.runs import Options, Run, labels
-from resjax.errors import BadInput
+from resjax.errors import BadInput, unknown
 from resjax.metrics import write_json
-from resjax.models.spec import unknown
 
 ANALYSES: dict[str, ModuleType] = {
     "responses": responses,

@@ -3,7 +3,6 @@
 There is no iterator state to save: the position in the data is the step, whatever the number of workers.
 """
 
-import difflib
 import multiprocessing
 import os
 import signal
@@ -20,7 +19,7 @@ from resjax.data import sources
 from resjax.data.augment import AUGMENTATIONS, NORMALIZATIONS, Normalize, Processing
 from resjax.data.order import Order
 from resjax.data.splits import Slice, parse_slice
-from resjax.errors import BadInput
+from resjax.errors import BadInput, unknown
 
 Batch = dict[str, np.ndarray]
 
@@ -225,11 +224,15 @@ def open_dataset(
     Raises:
         BadInput: a value that cannot work, or a set that is missing or damaged.
     """
-    _check_choice("data.augment", augment, AUGMENTATIONS)
-    _check_choice("data.normalize", normalize, NORMALIZATIONS)
-    for field_name, value in {"pad": pad, "image_size": image_size, "workers": workers}.items():
-        if value < 0:
-            raise BadInput(f"data.{field_name}={value} is negative: use 0 or more")
+    for field_name, value, choices in (
+        ("data.augment", augment, AUGMENTATIONS),
+        ("data.normalize", normalize, NORMALIZATIONS),
+    ):
+        if value not in choices:
+            raise BadInput(unknown(field_name, value, choices))
+    for count_name, count in {"pad": pad, "image_size": image_size, "workers": workers}.items():
+        if count < 0:
+            raise BadInput(f"data.{count_name}={count} is negative: use 0 or more")
 
     source = sources.open_source(name, dir, image_size)
     parts = _parse_splits(source, train_split, validation_split, test_split)
@@ -258,12 +261,6 @@ def open_dataset(
         ),
         _workers=workers,
     )
-
-
-def _check_choice(field_name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        nearest = difflib.get_close_matches(value, choices, 1, 0)[0]
-        raise BadInput(f"{field_name}={value!r} is not one of {', '.join(choices)}: did you mean {nearest!r}?")
 
 
 def _parse_splits(source: sources.Source, train: str, validation: str, test: str) -> dict[str, Slice]:

@@ -3,8 +3,8 @@
 import dataclasses
 import re
 
-from resjax.errors import BadInput
-from resjax.models.spec import Spec, unknown
+from resjax.errors import BadInput, unknown
+from resjax.models.spec import Spec
 
 IMAGENET_STAGES = {  # v1 Table 1; 200 from v2 section 5
     18: ("basic", (2, 2, 2, 2)),

@@ -6,12 +6,11 @@ its parameters and multiply-adds by formula, `resjax.models.published` lists the
 """
 
 import dataclasses
-import difflib
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
-from resjax.errors import BadInput
+from resjax.errors import BadInput, unknown
 
 
 class UnitKind(NamedTuple):
@@ -250,11 +249,3 @@ class Spec:
                 shape = UnitShape(stage, index, width, out, stride, size, 1 - self.stochastic_depth * seen / total)
                 yield shape
                 width, size = out, shape.out_size
-
-
-def unknown(field: str, value: object, choices: Iterable[str]) -> str:
-    """One line for a value outside its choices, with the nearest one."""
-    choices = list(choices)
-    near = difflib.get_close_matches(str(value), choices, 1, 0.3)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    return f"{field}={value!r} is unknown{hint} (known: {', '.join(choices)})"

@@ -10,8 +10,7 @@ from pathlib import Path
 from absl import flags
 
 from resjax import cli
-from resjax.errors import BadInput
-from resjax.models.spec import unknown
+from resjax.errors import BadInput, unknown
 from resjax.papers import TABLES, Table
 from resjax.papers.recipe import sweep
 from resjax.papers.report import Report

@@ -16,10 +16,9 @@ from resjax.config import LENGTH, differences, durations, network, plain, valida
 from resjax.data.augment import AUGMENTATIONS, NORMALIZATIONS
 from resjax.data.sources import Source, open_source
 from resjax.data.splits import parse_slice
-from resjax.errors import BadInput
+from resjax.errors import BadInput, unknown
 from resjax.metrics import read_lines, write_json
 from resjax.models import counts
-from resjax.models.spec import unknown
 from resjax.preemption import EXIT_CODE as INTERRUPTED
 from resjax.sweep.definition import Sweep
 

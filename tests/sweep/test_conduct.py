@@ -174,10 +174,3 @@ def test_jobs_share_the_cores(stand_in, sweep_file, workdir):
 )
 def test_shares(items, jobs, expected):
     assert [share(items, slot, jobs) for slot in range(jobs)] == expected
-
-
-def test_the_sweep_itself_costs_little(stand_in, sweep_file, workdir):
-    go(sweep_file({"A": {}}, seeds=(0,)), workdir)  # imports
-    began = time.monotonic()
-    go(sweep_file({"A": {}}, seeds=tuple(range(6))), workdir)
-    assert (time.monotonic() - began) / 5 < 2
