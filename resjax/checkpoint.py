@@ -9,16 +9,17 @@ byte restores without an error; a run that resumes moves those that cannot be re
 import dataclasses
 import hashlib
 import importlib.metadata
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import absl.logging
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import logging
 from orbax.checkpoint import checkpoint_managers as policies
 
 import resjax
@@ -49,23 +50,21 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: Path, keep: int | None = None) -> None:
-        logging.set_verbosity(logging.ERROR)  # Orbax tells at length what it does
+        absl.logging.set_verbosity(absl.logging.ERROR)  # Orbax tells at length what it does
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # and of every array that it could not read
         self._workdir = workdir.absolute()
         self._directory = self._workdir / "checkpoints"
         self._keep = keep
         self._open()
 
     def _open(self) -> None:
+        # Orbax stores and reads metrics only if it is given best_fn, too.
         if self._keep is None:
-            options = ocp.CheckpointManagerOptions(read_only=True, create=False)
+            options = ocp.CheckpointManagerOptions(best_fn=_score, read_only=True, create=False)
         else:
-            best = policies.BestN(
-                get_metric_fn=lambda metrics: metrics["validation_accuracy"],
-                n=1,
-                keep_checkpoints_without_metrics=False,
-            )
+            best = policies.BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False)
             keep = policies.AnyPreservationPolicy([policies.LatestN(self._keep), best])
-            options = ocp.CheckpointManagerOptions(preservation_policy=keep)
+            options = ocp.CheckpointManagerOptions(best_fn=_score, preservation_policy=keep)
         self._manager = ocp.CheckpointManager(self._directory, options=options)
 
     def steps(self) -> list[int]:
@@ -73,10 +72,8 @@ class Checkpoints:
         return sorted(self._manager.all_steps(), reverse=True) if self._directory.is_dir() else []
 
     def best_step(self) -> int | None:
-        """The step with the best validation accuracy, if any was validated."""
-        scores = {step: self._manager.metrics(step) for step in self.steps()}
-        known = {step: m["validation_accuracy"] for step, m in scores.items() if m}
-        return max(known, key=lambda step: known[step]) if known else None
+        """The step with the best validation accuracy, the later one of equals, if any was validated."""
+        return self._manager.best_step() if self.steps() else None
 
     def save(self, state: TrainState, meta: dict[str, Any], validation_accuracy: float | None = None) -> str:
         """Starts an asynchronous save of `state` and returns its digest; does nothing where the step is saved."""
@@ -238,6 +235,10 @@ def initialize_from(workdir: Path, state: TrainState) -> TrainState:
         found["params"]["head"] = jax.device_get(head)
     found = scan.roll(found) if _is_rolled(state.params) else found
     return state.replace(**jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), found, own))
+
+
+def _score(metrics: Any) -> float:
+    return metrics["validation_accuracy"]
 
 
 def _latest(checkpoints: Checkpoints, workdir: Path) -> int:

@@ -12,7 +12,7 @@ from resjax.papers import pictures
 from resjax.papers.table import Picture, Row, Table
 
 # What differs from configs/digits.py, for all four networks.
-RECIPE: dict[str, Any] = {"total_epochs": 25.0}
+RECIPE: dict[str, Any] = {"total_epochs": 30.0}
 
 NETWORKS = {"plain-20": "plain-20", "plain-56": "plain-56", "ResNet-20": "v1-20", "ResNet-56": "v1-56"}
 
