@@ -66,12 +66,12 @@ def main(argv: list[str]) -> int:
         if summary["steps"] >= plan.total:
             say(f"{workdir} is finished: {plan.total} steps; raise total_steps or choose another --workdir")
             return report(workdir, summary)
-    announce(config, spec, plan, dataset, workdir)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         write_json(workdir / "config.json", plain(config))
     except OSError as error:
         raise BadInput(f"workdir={workdir} is not writable: {error}; choose another --workdir") from error
+    announce(config, spec, plan, dataset, workdir)
     try:
         summary = train(config, spec, plan, dataset, workdir, build(config, spec, plan), BEGAN)
     except preemption.Preempted as stopped:

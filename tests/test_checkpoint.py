@@ -35,7 +35,7 @@ def largest(step):
 
 DAMAGES = {
     "a flipped byte": lambda step: flip(largest(step)),
-    "truncated data": lambda step: largest(step).write_bytes(largest(step).read_bytes()[:-100]),
+    "truncated data": lambda step: largest(step).write_bytes(largest(step).read_bytes()[:2000]),
     "emptied data": lambda step: largest(step).write_bytes(b""),
     "deleted data": lambda step: largest(step).unlink(),
     "deleted state": lambda step: shutil.rmtree(step / "state"),
@@ -236,7 +236,12 @@ def test_best_of_a_run_is_kept_and_evaluated(call, rich, whole, read_records):
     assert result["validation_accuracy"] == validated[best]
 
 
-SOURCE = ("--config.total_steps=2", "--config.schedule.warmup=none", "--config.mesh.data=1", "--config.model.units=1,2")
+SOURCE = (
+    "--config.total_steps=2",
+    "--config.schedule.warmup=none",
+    "--config.mesh.data=1",
+    "--config.model.units=1,2",
+)
 
 
 @pytest.fixture(scope="module")
@@ -285,7 +290,7 @@ def test_init_from_another_number_of_classes_keeps_the_fresh_head(tiny, source, 
 def test_init_from_in_a_run(call, tiny, source, tmp_path):
     """Bad sources are found before anything is written; a good one is trained on from step 0."""
     flags = (*tiny, *SOURCE, f"--workdir={tmp_path}/run")
-    for folder, message in {source: "holds another network: params/head", tmp_path: "holds no checkpoint"}.items():
+    for folder, message in {source: "holds another network: ", tmp_path: "holds no checkpoint"}.items():
         code, _, err = call(*flags, f"--config.init_from={folder}", "--config.model.widths=4,12")
         assert code == 2
         assert message in err

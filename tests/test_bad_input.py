@@ -1,0 +1,246 @@
+"""Every mistake is one line on stderr, exit code 2, and nothing written."""
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from resjax.data import prepare
+
+DIGITS = "--config=configs/digits.py"
+
+
+def snapshot(folder):
+    return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in Path(folder).rglob("*")}
+
+
+def refused(code, out, err, *parts):
+    """Asserts that a command said what is wrong in one line of stderr, with all `parts` in it."""
+    assert code == 2, err
+    assert out == ""
+    [line] = err.splitlines()
+    assert line.startswith("error: ")
+    assert "Traceback" not in line
+    for part in parts:
+        assert part in line
+
+
+@pytest.mark.parametrize(
+    ("flags", "parts"),
+    [
+        # The command line.
+        ([], ["--config is missing", "configs/digits.py"]),
+        (["--config"], ["--config"]),
+        (["--config="], ["--config is missing"]),
+        (["--config=configs/digit.py"], ["--config=configs/digit.py: no such file"]),
+        (["--config=configs"], ["--config=configs: no such file"]),
+        (["--confg=configs/digits.py"], ["--confg is unknown", "did you mean --config?"]),
+        ([DIGITS, "--wrkdir=x"], ["--wrkdir is unknown", "did you mean --workdir?"]),
+        ([DIGITS, "train"], ["'train' is not a flag"]),
+        ([DIGITS, "--mode=test"], ["--mode=test", "train|eval"]),
+        ([DIGITS, "--devices=x"], ["--devices=x"]),
+        ([DIGITS, "--devices=0"], ["--devices=0: must be at least 1"]),
+        # Fields.
+        ([DIGITS, "--config.batchsize=3"], ["--config.batchsize is unknown; did you mean --config.batch_size?"]),
+        ([DIGITS, "--config.optimizer.lerning_rate=3"], ["did you mean --config.optimizer.learning_rate?"]),
+        ([DIGITS, "--config.batch_size=big"], ["--config.batch_size='big'", "must be a whole number"]),
+        ([DIGITS, "--config.batch_size=1e3"], ["must be a whole number"]),
+        ([DIGITS, "--config.optimizer.nesterov=2"], ["must be true or false"]),
+        ([DIGITS, "--config.batch_size=0"], ["batch_size=0: must be positive"]),
+        ([DIGITS, "--config.optimizer.learning_rate=-1"], ["optimizer.learning_rate=-1.0: must be positive"]),
+        ([DIGITS, "--config.optimizer.learning_rate=nan"], ["optimizer.learning_rate=nan: must be positive"]),
+        ([DIGITS, "--config.optimizer.momentum=1"], ["optimizer.momentum=1.0: must lie in [0, 1)"]),
+        ([DIGITS, "--config.optimizer.weight_decay=-1"], ["optimizer.weight_decay=-1.0: must not be negative"]),
+        ([DIGITS, "--config.optimizer.name=sdg"], ["optimizer.name='sdg'", "did you mean sgd?"]),
+        ([DIGITS, "--config.schedule.name=cosin"], ["schedule.name='cosin'", "did you mean cosine?"]),
+        ([DIGITS, "--config.seed=-1"], ["seed=-1: must lie in [0, 2**32)"]),
+        ([DIGITS, "--config.seed=4294967296"], ["seed=4294967296"]),
+        # Networks.
+        (["--config=configs/digits.py:v1-21"], ["'v1-21'", "6n+2", "v1-20"]),
+        (["--config=configs/cifar10.py:v2-163"], ["'v2-163'", "9n+2"]),
+        (["--config=configs/imagenet.py:v1-51"], ["'v1-51'", "nearest: v1-50"]),
+        (["--config=configs/digits.py:v3-20"], ["v3", "did you mean v"]),
+        (["--config=configs/digits.py:20"], ["FAMILY-DEPTH"]),
+        ([DIGITS, "--config.model.units=3,3"], ["model.units=(3, 3)", "model.widths"]),
+        ([DIGITS, "--config.model.shortcut=D"], ["model.shortcut='D' is unknown"]),
+        # Batches and devices; eight devices are here.
+        ([DIGITS, "--config.batch_size=36"], ["batch_size=36", "mesh of 8 x 1 devices: use a multiple of 8"]),
+        ([DIGITS, "--config.batch_size=40", "--config.optimizer.accumulate=3"], ["optimizer.accumulate=3"]),
+        ([DIGITS, "--config.batch_size=40", "--config.optimizer.accumulate=2"], ["use a multiple of 16"]),
+        ([DIGITS, "--config.batch_size=40", "--config.model.bn_group=16"], ["model.bn_group=16", "multiple of 16"]),
+        ([DIGITS, "--config.model.bn_group=-1"], ["model.bn_group=-1"]),
+        ([DIGITS, "--config.mesh.data=9"], ["needs 9 devices, here are 8", "--devices=9"]),
+        ([DIGITS, "--config.mesh.fsdp=16"], ["needs 16 devices, here are 8"]),
+        ([DIGITS, "--config.mesh.fsdp=-1"], ["only one of them can be the rest"]),
+        # Durations.
+        ([DIGITS, "--config.total_steps=5", "--config.total_epochs=1"], ["total_steps=5 and total_epochs=1.0"]),
+        ([DIGITS, "--config.total_epochs=None"], ["total_steps and total_epochs are both None"]),
+        ([DIGITS, "--config.total_steps=0"], ["total_steps=0"]),
+        (
+            [DIGITS, "--config.total_steps=9", "--config.schedule.warmup_steps=9"],
+            ["warmup lasts 9 steps but training 9"],
+        ),
+        ([DIGITS, "--config.eval_every_steps=0"], ["eval_every_steps=0"]),
+        ([DIGITS, "--config.log_every_steps=0"], ["log_every_steps=0: must be positive"]),
+        ([DIGITS, "--config.checkpoint_keep=0"], ["checkpoint_keep=0: must be positive"]),
+        # Data.
+        ([DIGITS, "--config.data.name=cifer10"], ["data.name='cifer10'", "did you mean 'cifar10'?"]),
+        (["--config=configs/cifar10.py", "--config.data.dir={tmp}"], ["data.prepare cifar10 --source", "{tmp}"]),
+        (["--config=configs/imagenet.py", "--config.data.dir={tmp}"], ["tfds build imagenet2012", "{tmp}"]),
+        ([DIGITS, "--config.data.validation_split=train[:10]"], ["data.validation_split", "overlap"]),
+        ([DIGITS, "--config.data.train_split=trian"], ["data.train_split='trian'"]),
+        ([DIGITS, "--config.data.augment=flop"], ["data.augment='flop'"]),
+        ([DIGITS, "--config.data.workers=-1"], ["data.workers=-1"]),
+        # The network and its data.
+        ([DIGITS, "--config.model.input_size=32"], ["model.input_size=32", "set model.input_size=8"]),
+        ([DIGITS, "--config.model.input_channels=3"], ["model.input_channels=3", "set model.input_channels=1"]),
+        ([DIGITS, "--config.model.num_classes=100"], ["model.num_classes=100", "set model.num_classes=10"]),
+        # Other runs.
+        ([DIGITS, "--config.init_from={tmp}"], ["init_from={tmp}: holds no checkpoint"]),
+        ([DIGITS, "--mode=eval"], ["holds no run to evaluate"]),
+    ],
+    ids=lambda value: " ".join(value) if value and value[0].startswith("--") else "",
+)
+def test_refused(call, tmp_path, flags, parts):
+    def here(texts):
+        return [text.replace("{tmp}", str(tmp_path)) for text in texts]
+
+    refused(*call(*here(flags), f"--workdir={tmp_path}/run"), *here(parts))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--config=configs/digits.py:v1-21"],
+        [DIGITS, "--config.optimizer.lerning_rate=1"],
+        [DIGITS, "--config.mesh.data=3", "--devices=2"],
+        ["--config=configs/cifar10.py", "--config.data.dir={tmp}"],
+    ],
+    ids=["depth", "field", "mesh", "data"],
+)
+def test_refused_in_a_process_of_its_own(run, tmp_path, flags):
+    done = run(*(flag.replace("{tmp}", str(tmp_path)) for flag in flags), f"--workdir={tmp_path}/run")
+    refused(done.returncode, done.stdout, done.stderr)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_workdir_of_another_run(call, rich, copy):
+    """All differences are listed at once."""
+    before = snapshot(copy)
+    code, out, err = call(*rich, f"--workdir={copy}", "--config.seed=5", "--config.batch_size=64")
+    refused(code, out, err, "holds another run", "seed: 0 there, 5 here", "batch_size: 32 there, 64 here")
+    code, out, err = call(*rich, f"--workdir={copy}", "--config.model.widths=8,16", "--mode=eval")
+    refused(code, out, err, "holds another run", "model.widths: [4, 8] there, [8, 16] here")
+    assert snapshot(copy) == before
+
+
+def test_workdir_with_other_things(call, tmp_path):
+    (tmp_path / "thesis.tex").write_text("all of it")
+    refused(*call(DIGITS, f"--workdir={tmp_path}"), "is no run of resjax")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+    refused(*call(DIGITS, f"--workdir={tmp_path}/thesis.tex"), "is no run of resjax")
+    refused(*call(DIGITS, f"--workdir={tmp_path}/thesis.tex/run"), "is not writable")
+    assert (tmp_path / "thesis.tex").read_text() == "all of it"
+
+
+@pytest.mark.parametrize("name", ["config.json", "summary.json"])
+def test_damaged_json(call, rich, copy, name):
+    (copy / name).write_text('{"steps": ')
+    before = snapshot(copy)
+    refused(*call(*rich, f"--workdir={copy}"), name, "is damaged")
+    assert snapshot(copy) == before
+
+
+def test_workdir_that_cannot_be_made(call):
+    if sys.platform == "linux":
+        code, out, err = call(DIGITS, "--workdir=/proc/run", "--config.total_steps=100")
+        assert (code, out) == (2, "")
+        assert err.splitlines()[-1].startswith("error: workdir=/proc/run is not writable")
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can become somebody else")
+def test_workdir_of_somebody_else(tmp_path):
+    """Permissions do not stop root, so another user asks."""
+    folder = tmp_path / "closed"
+    folder.mkdir(mode=0o555)
+    for parent in (tmp_path, *tmp_path.parents):
+        if parent.stat().st_uid == os.geteuid() and parent != Path("/"):
+            parent.chmod(parent.stat().st_mode | 0o055)
+    program = (
+        "import os, sys, pathlib, ml_collections; from resjax import config, main, cli\n"
+        "os.setuid(65534)\n"
+        "try: main.check_workdir(pathlib.Path(sys.argv[1]), config.default(), training=True)\n"
+        "except ValueError as error: sys.exit(str(error))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, folder / "run"], capture_output=True, text=True)
+    assert f"workdir={folder / 'run'} is not writable: {folder} is closed to you" in done.stderr
+    assert done.returncode == 1
+    assert list(folder.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def tiny_cifar(tmp_path_factory):
+    """A CIFAR-10 of 64 training images in the published layout, prepared."""
+    folder, data = tmp_path_factory.mktemp("source") / "cifar-10-batches-bin", tmp_path_factory.mktemp("data")
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    names = [f"class{i}" for i in range(10)]
+    (folder / "batches.meta.txt").write_text("\n".join(names))
+    for file in [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]:
+        records = rng.integers(0, 256, (16, 1 + prepare.PIXELS), np.uint8)
+        records[:, 0] = np.arange(16) % 10
+        (folder / file).write_bytes(records.tobytes())
+    with pytest.MonkeyPatch.context() as patch:
+        small = dataclasses.replace(prepare.PUBLISHED["cifar10"], records={"train": 16, "test": 16})
+        patch.setitem(prepare.PUBLISHED, "cifar10", small)
+        prepare.prepare("cifar10", folder, data)
+    return data
+
+
+@pytest.fixture
+def cifar(tiny_cifar, tmp_path):
+    """A copy of it that the test may damage, and the flags that train on it."""
+    shutil.copytree(tiny_cifar, tmp_path / "data")
+    fields = "model.units=1 model.widths=4 model.stem_width=4 model.bn_group=8 batch_size=16 total_steps=4"
+    flags = ("--config=configs/cifar10.py", f"--config.data.dir={tmp_path}/data", f"--workdir={tmp_path}/run")
+    return next((tmp_path / "data").rglob("dataset_info.json")).parent, (
+        *flags,
+        *(f"--config.{field}" for field in fields.split()),
+        "--config.schedule.drop_steps=2,3",
+    )
+
+
+def test_prepared_set_trains(call, cifar, tmp_path):
+    _, flags = cifar
+    code, _, err = call(*flags)
+    assert code == 0, err
+    assert "cifar10: 80 training, 0 validation, 16 test images of 32 x 32 x 3" in err
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 4
+
+
+def test_corrupted_record(call, cifar, tmp_path):
+    folder, flags = cifar
+    shard = next(folder.glob("*train.array_record*"))
+    data = bytearray(shard.read_bytes())
+    for at in range(len(data) // 3, len(data) // 2):
+        data[at] ^= 255
+    shard.write_bytes(data)
+    refused(*call(*flags), "data.name='cifar10': record ", "is corrupted", "prepare the set again")
+    assert not (tmp_path / "run").exists()
+
+
+def test_label_out_of_range(call, cifar, tmp_path):
+    folder, flags = cifar
+    features = json.loads((folder / "features.json").read_text())
+    features["featuresDict"]["features"]["label"]["classLabel"]["numClasses"] = "5"
+    (folder / "features.json").write_text(json.dumps(features))
+    (folder / "label.labels.txt").write_text("\n".join(f"class{i}" for i in range(5)))
+    refused(*call(*flags, "--config.model.num_classes=5"), "record ", "has label ", "outside its 5 classes")
+    assert not (tmp_path / "run").exists()
