@@ -64,7 +64,7 @@ def main(argv: list[str]) -> int:
     if (workdir / "summary.json").exists():
         summary = read_json(workdir / "summary.json")
         if summary["steps"] >= plan.total:
-            say(f"{workdir} is finished: {plan.total} steps; raise total_steps or choose another --workdir")
+            say(f"{workdir} is finished: {summary['steps']} steps; raise total_steps or choose another --workdir")
             return report(workdir, summary)
     try:
         workdir.mkdir(parents=True, exist_ok=True)

@@ -83,7 +83,7 @@ class RunLog:
         self._bar: tqdm | None = None
         self._bar_at = start
         if sys.stderr.isatty():
-            self._bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True)
+            self._bar = tqdm(total=total, initial=start, unit=" step", dynamic_ncols=True)
         self._began, self._start = time.monotonic(), start
 
     def write(self, step: int, split: str, values: Mapping[str, float]) -> None:

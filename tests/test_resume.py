@@ -127,23 +127,23 @@ def test_interrupt_before_training_is_one_line(call, tiny, tmp_path, monkeypatch
 def test_finished_and_longer(call, tiny, tmp_path, read_records):
     """A finished run says so; with more steps it goes on, here by the one step that is left."""
     flags = (*tiny, f"--workdir={tmp_path}/run", "--config.mesh.data=1", "--config.schedule.name=constant")
-    code, _, err = call(*flags, "--config.total_steps=3")
+    code, _, err = call(*flags, "--config.total_steps=4")
     assert code == 0, err
     summary = (tmp_path / "run" / "summary.json").read_text()
     before = read_records(tmp_path / "run")
-    for total in (3, 2):
+    for total in (4, 3):
         code, _, err = call(*flags, f"--config.total_steps={total}")
         assert code == 0
-        assert f"{tmp_path}/run is finished: 3 steps" in err
+        assert f"{tmp_path}/run is finished: 4 steps" in err
         assert (tmp_path / "run" / "summary.json").read_text() == summary
 
-    code, _, err = call(*flags, "--config.total_steps=4")
+    code, _, err = call(*flags, "--config.total_steps=5")
     assert code == 0, err
-    assert "resumed  from step 3\n" in err
-    assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 4
+    assert "resumed  from step 4\n" in err
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 5
     after = read_records(tmp_path / "run")
     assert after[: len(before)] == before
-    assert [(r["step"], r["split"]) for r in after[len(before) :]] == [(4, "train"), (4, "validation"), (4, "test")]
+    assert [(r["step"], r["split"]) for r in after[len(before) :]] == [(5, "train"), (5, "validation"), (5, "test")]
 
 
 def test_config_may_change_where_the_result_does_not(call, rich, copy, whole, read_records):

@@ -83,12 +83,17 @@ class Dataset:
             raise BadInput(f"split {split!r} is not configured: choose one of {', '.join(self._records)}")
         read = _EvaluationBatch(self._records[split], self._processing, batch_size)
         steps = -(-len(self._records[split]) // batch_size)
-        return Batches(grain.MapDataset.range(steps).map(read), self._threads(split), self._workers)
+        # To start processes takes longer than to go once over a set that is in memory.
+        workers = 0 if self._ready(split) else self._workers
+        return Batches(grain.MapDataset.range(steps).map(read), self._threads(split), workers)
 
     def _threads(self, split: str) -> int:
         """Photographs are decoded by all cores; for a set in memory more threads would only fight for Python."""
-        ready = isinstance(self._records[split], sources.InMemory) and not self._processing.size
-        return 2 if ready else min(16, os.cpu_count() or 1)
+        return 2 if self._ready(split) else min(16, os.cpu_count() or 1)
+
+    def _ready(self, split: str) -> bool:
+        """True if images lie in memory at their final size."""
+        return isinstance(self._records[split], sources.InMemory) and not self._processing.size
 
 
 class Batches(Iterator[Batch]):

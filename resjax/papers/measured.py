@@ -1,0 +1,143 @@
+"""What was measured, kept as raw summaries in `results/`, and the README's tables made from them.
+
+    python -m resjax.papers.measured --add=NAME --workdir=W --title="..." --command="..." --hardware="..."
+    python -m resjax.papers.measured
+
+The first copies the summary of every finished run below W (a run, or a sweep's or table's folder) into
+`results/NAME.json`; with `--benchmark=FILE` it copies what `python -m resjax.benchmark --out=FILE` wrote. Both
+write the README's tables anew, between their two marks: no number gets there by hand.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from resjax import cli
+from resjax.errors import BadInput
+from resjax.metrics import replace, write_json
+from resjax.sweep.results import markdown, show
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "results"
+BEGIN, END = "<!-- measured: begin -->\n", "<!-- measured: end -->\n"
+
+
+def define(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("add", None, "The name of a new record in results/.", flag_values=values)
+    for name, what in {
+        "workdir": "The folder of finished runs.",
+        "benchmark": "A file of resjax.benchmark.",
+        "title": "What was measured.",
+        "command": "The command that did it.",
+        "hardware": "The machine, and what else it did.",
+    }.items():
+        flags.DEFINE_string(name, "", what, flag_values=values)
+
+
+def main(argv: list[str]) -> None:
+    values = cli.parse(argv, define, config=False)
+    if values.add:
+        about = {name: getattr(values, name) for name in ("title", "command", "hardware")}
+        for name, text in about.items():
+            if not text:
+                raise BadInput(f"--{name} is missing: a figure without it is worth nothing")
+        RESULTS.mkdir(exist_ok=True)
+        if values.benchmark:
+            content: dict[str, Any] = {"benchmark": json.loads(Path(values.benchmark).read_text())}
+        else:
+            content = {"runs": collect(Path(values.workdir))}
+        write_json(RESULTS / f"{values.add}.json", about | content)
+    readme = ROOT / "README.md"
+    replace(readme, fill(readme.read_text(), section(RESULTS)))
+    print(f"wrote the tables of {readme}", file=sys.stderr)
+
+
+def collect(workdir: Path) -> dict[str, list[dict[str, Any]]]:
+    """The summaries of the finished runs below a folder, by variant: the folder above the seed's.
+
+    Raises:
+      BadInput: if there is none.
+    """
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(workdir.rglob("summary.json")):
+        name = path.parent.parent.name if path.parent.name.startswith("seed") else path.parent.name
+        runs.setdefault(name, []).append(json.loads(path.read_text()))
+    if not runs:
+        raise BadInput(f"workdir={workdir}: holds no finished run")
+    return runs
+
+
+def section(results: Path) -> str:
+    """Every record as Markdown: a title, a table, the machine and the command."""
+    parts = []
+    for path in sorted(results.glob("*.json")):
+        record = json.loads(path.read_text())
+        table = benchmark_table(record["benchmark"]) if "benchmark" in record else runs_table(record["runs"])
+        parts.append(f"**{record['title']}** ({record['hardware']})\n\n{table}\n\n    {record['command']}\n")
+    return "\n".join(parts)
+
+
+def runs_table(runs: dict[str, list[dict[str, Any]]]) -> str:
+    """Test and training error as mean ± sample standard deviation (n), size and wall time of every variant."""
+    rows = []
+    for name, summaries in runs.items():
+        test, train = (
+            [100 * (1 - s[f"{split}_accuracy"]) for s in summaries if f"{split}_accuracy" in s]
+            for split in ("test", "train")
+        )
+        rows.append(
+            [
+                name,
+                f"{show(test)} ({len(test)})",
+                show(train),
+                f"{summaries[0]['params']:,}",
+                f"{summaries[0]['steps']:,}",
+                f"{sum(s['seconds'] for s in summaries) / len(summaries):.0f}",
+                f"{sum(s['images_per_second'] for s in summaries) / len(summaries):,.0f}",
+            ]
+        )
+    columns = ["run", "test error, % (n)", "training error, %", "parameters", "steps", "seconds", "images/s"]
+    return markdown(columns, rows)
+
+
+def benchmark_table(found: dict[str, Any]) -> str:
+    """One benchmark, a line a figure; what was not measured is left out."""
+    lines = {
+        "compile_seconds": ("compilation, s", "{:.1f}"),
+        "first_step_seconds": ("first step after the start of the process, s", "{:.1f}"),
+        "step_seconds": ("median step, ms", "{:.1f}"),
+        "images_per_second": ("images/s", "{:,.0f}"),
+        "loop_overhead": ("the loop over the bare step, %", "{:.1f}"),
+        "input_wait": ("waiting for input, %", "{:.2f}"),
+        "peak_memory_bytes": ("peak memory, MB", "{:,.0f}"),
+        "pytorch_step_seconds": ("PyTorch, median step, ms", "{:.1f}"),
+        "ratio_to_pytorch": ("ratio to PyTorch (above 1: resjax is faster)", "{:.2f}"),
+    }
+    scale = {"step_seconds": 1e3, "pytorch_step_seconds": 1e3, "peak_memory_bytes": 1e-6}
+    scale |= dict.fromkeys(("loop_overhead", "input_wait"), 100)
+    rows = [
+        [label, form.format(found[key] * scale.get(key, 1))]
+        for key, (label, form) in lines.items()
+        if found.get(key) is not None
+    ]
+    return markdown(["", f"{found['network']}, batch {found['batch_size']}"], rows)
+
+
+def fill(readme: str, text: str) -> str:
+    """The README with `text` between its marks.
+
+    Raises:
+      BadInput: if the marks are gone.
+    """
+    before, begin, rest = readme.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise BadInput(f"README.md: the lines {BEGIN.strip()} and {END.strip()} are missing; put them back")
+    return f"{before}{BEGIN}\n{text}\n{END}{after}"
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,41 @@
+"""The README's tables are what the raw summaries in results/ say."""
+
+import json
+import re
+
+import pytest
+
+from resjax.errors import BadInput
+from resjax.papers import measured
+
+
+def test_readme_is_made_from_the_results():
+    readme = (measured.ROOT / "README.md").read_text()
+    assert measured.fill(readme, measured.section(measured.RESULTS)) == readme
+
+
+def test_table_of_runs(tmp_path):
+    for seed, accuracy in enumerate((0.96, 0.98)):
+        folder = tmp_path / "runs" / "A" / f"seed{seed}"
+        folder.mkdir(parents=True)
+        summary = {"test_accuracy": accuracy, "train_accuracy": 1.0, "params": 1234, "steps": 5}
+        (folder / "summary.json").write_text(
+            json.dumps(summary | {"seconds": 10 * seed, "images_per_second": 1000})
+        )
+    table = measured.runs_table(measured.collect(tmp_path))
+    cells = [cell.strip() for cell in table.splitlines()[-1].strip("|").split("|")]
+    assert cells == ["A", "3.00 ± 1.41 (2)", "0.00 ± 0.00", "1,234", "5", "5", "1,000"]
+
+
+def test_every_record_says_how_it_was_made():
+    for path in measured.RESULTS.glob("*.json"):
+        record = json.loads(path.read_text())
+        assert record["hardware"]
+        assert re.search(r"python -m resjax\.\w+ ", record["command"])
+
+
+def test_errors(tmp_path):
+    with pytest.raises(BadInput, match="no finished run"):
+        measured.collect(tmp_path)
+    with pytest.raises(BadInput, match="put them back"):
+        measured.fill("# resjax", "")
