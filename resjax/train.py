@@ -138,7 +138,8 @@ def train(
 
             last = step == plan.total
             stopping = stop.requested  # asked once: a signal from here on counts at the next step
-            evaluating = last or step % plan.eval_every == 0
+            # One that is due shortly before the end is left to the end, whose training means would be of few steps.
+            evaluating = last or (step % plan.eval_every == 0 and plan.total - step > plan.eval_every // 2)
             saving = last or step % plan.checkpoint_every == 0 or stopping
             if step == start + 1:
                 jax.block_until_ready(sums)

@@ -1,6 +1,7 @@
 """Eight fake CPU devices, one compilation cache for all tests and their subprocesses, and runs to look into."""
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -14,7 +15,8 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="resjax-xla-")
+# Inherited by the processes that the tests start, and by those that share the tests between them.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="resjax-xla-"))
 
 import jax
 
@@ -55,7 +57,9 @@ RICH = (
 
 
 def pytest_unconfigure():
-    shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+    cache = Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
+    if cache.name.startswith("resjax-xla-") and "PYTEST_XDIST_WORKER" not in os.environ:
+        shutil.rmtree(cache, ignore_errors=True)
 
 
 class Process:
@@ -142,10 +146,16 @@ def run():
 @pytest.fixture(scope="session")
 def whole(run, tmp_path_factory):
     """The workdir of the `rich` run, never interrupted; to be read only."""
-    workdir = tmp_path_factory.mktemp("whole") / "run"
-    done = run(*RICH, f"--workdir={workdir}")
-    assert done.returncode == 0, done.stderr
-    (workdir.parent / "stderr").write_text(done.stderr)
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
+    workdir, stderr = shared / "whole" / "run", shared / "whole" / "stderr"
+    stderr.parent.mkdir(exist_ok=True)
+    with (shared / "whole" / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not stderr.exists():
+            done = run(*RICH, f"--workdir={workdir}")
+            assert done.returncode == 0, done.stderr
+            stderr.write_text(done.stderr)
     return workdir
 
 
