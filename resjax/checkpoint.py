@@ -168,7 +168,8 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            # What follows the first colon goes on for pages.
+            reason = (str(error).splitlines() or [""])[0].partition(":")[0] or type(error).__name__
             raise BadInput(f"checkpoint {step} in {self._directory} is damaged ({reason})") from error
 
     def weights(self, step: int) -> dict[str, Any]:

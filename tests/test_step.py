@@ -216,7 +216,7 @@ def test_padding_does_not_count_whatever_it_holds():
 def test_config_reaches_the_step(monkeypatch):
     """What `optimizer` does with its fields is tested beside it; these go another way."""
     seen = {}
-    monkeypatch.setattr(train, "make_train_step", lambda model, tx, **options: seen.update(options))
+    monkeypatch.setattr(train, "make_train_step", lambda model, tx, **options: seen.update(options) or print)
     fields = ("seed=5", "optimizer.label_smoothing=0.2", "optimizer.accumulate=4")
     config = load(["--config=configs/digits.py", *(f"--config.{field}" for field in fields)])
     train.build(config, network(config), durations(config, 1437))
