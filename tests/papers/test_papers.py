@@ -148,7 +148,7 @@ def test_the_table(finish, tmp_path, capsys):
     assert table in capsys.readouterr().out
     cells = {line.split(" | ")[0].strip("| "): [c.strip() for c in line.split("|")] for line in table.splitlines()}
     assert cells["original"][2:5] == ["6.61", "7.00 ± 1.00 (3)", "1,727,962"]
-    assert cells["exclusive gating, b_g = 0 to -5"][2:4] == ["fail", "fail 46.33 ± 38.21 (3)"]
+    assert cells["exclusive gating, b_g = 0 to -5"][2:4] == ["fail", "46.33 ± 38.21 (3)"]  # half the schedule
     assert cells["exclusive gating, b_g = 0 to -5"][5] == "run with b_g = -5, the nearest to one that works"
     assert cells["dropout shortcut, rate 0.5"][3] == "fail 10.00 (1)"
     assert cells["dropout shortcut, rate 0.5"][5].endswith("2 diverged")
@@ -160,7 +160,7 @@ def test_the_table(finish, tmp_path, capsys):
 
     rows = {row["row"]: row for row in json.loads((tmp_path / "W/table.json").read_text())["rows"]}
     assert rows["exclusive-5"]["median"] == pytest.approx(30.0)
-    assert (rows["exclusive-5"]["fail"], rows["original"]["fail"]) == (True, False)
+    assert (rows["dropout"]["fail"], rows["original"]["fail"]) == (True, False)
     assert rows["original"]["device"] == ["1 x cpu"]
     with (tmp_path / "W/table.csv").open() as file:
         by_row = {row["row"]: row for row in csv.DictReader(file)}
@@ -175,6 +175,14 @@ def test_the_table(finish, tmp_path, capsys):
         BadInput, match=r"holds another sweep: run 'original': total_steps: 32000 there, 64000 here"
     ):
         main(["v2-table1", "--seeds=3", f"--workdir={tmp_path / 'W'}"])
+
+
+def test_fail_is_a_median_above_20_percent_after_the_whole_schedule(finish, tmp_path):
+    finish |= {"exclusive-5": [90.0, 30.0, 19.0], "original": [19.0, 30.0, 7.0]}
+    main(["v2-table1", "--rows=exclusive-5,original", "--seeds=3", f"--workdir={tmp_path / 'W'}"])
+    table = (tmp_path / "W/table.md").read_text()
+    assert "| fail 46.33 ± 38.21 (3) |" in table
+    assert "| 18.67 ± 11.50 (3) " in table
 
 
 def test_a_failure_on_other_data_is_a_number(finish, tmp_path):
