@@ -68,7 +68,8 @@ def build(config: ConfigDict, spec: Spec, plan: Durations) -> Program:
     return Program(
         mesh=mesh,
         abstract=jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, state),
-        init=jax.jit(init, out_shardings=state),
+        # It runs once: compiling it well would take longer than all else before the first step.
+        init=jax.jit(init, out_shardings=state, compiler_options={"xla_backend_optimization_level": 0}),
         train_step=jax.jit(train_step, in_shardings=(state, images), out_shardings=(state, all_), donate_argnums=0),
         eval_step=jax.jit(
             make_eval_step(model), in_shardings=(state.params, state.batch_stats, images), out_shardings=all_
