@@ -34,15 +34,17 @@ from ml_collections import ConfigDict
 
 import resjax
 from resjax import cli
-from resjax.config import Durations, durations, validate, validate_data
+from resjax.checks import validate, validate_data
+from resjax.config import Durations, durations
 from resjax.data.loader import Batches, Dataset, open_dataset
-from resjax.errors import BadInput
-from resjax.metrics import read_lines, write_json
+from resjax.errors import INTERRUPTED, BadInput
+from resjax.evaluation.evaluate import Batch
+from resjax.files import read_lines, write_json
 from resjax.models import counts, scan
 from resjax.models.spec import Spec
-from resjax.preemption import EXIT_CODE, Preempted
-from resjax.step import Batch
-from resjax.train import NonFiniteLoss, Program, build, train
+from resjax.train.loop import NonFiniteLoss, train
+from resjax.train.preemption import Preempted
+from resjax.train.program import Program, build
 
 ROUNDS = 3
 Step = Callable[[], object]  # takes one training step and waits for it
@@ -70,7 +72,7 @@ def main(argv: list[str]) -> int:
     except NonFiniteLoss as error:
         raise BadInput(f"the recipe diverges within {values.steps} steps: {error}") from error
     except Preempted:
-        return EXIT_CODE
+        return INTERRUPTED
     print(json.dumps(result, indent=2))
     if values.out:
         write_json(Path(values.out), result)

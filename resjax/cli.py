@@ -14,11 +14,9 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
-from resjax.config import check_fields, default, flatten, plain
-from resjax.errors import BadInput
-
-BAD_INPUT = 2
-INTERRUPTED = 130
+from resjax.checks import check_fields
+from resjax.config import default, flatten, plain
+from resjax.errors import BAD_INPUT, KILLED, BadInput
 
 
 def run(command: Callable[[list[str]], int | None]) -> None:
@@ -30,7 +28,7 @@ def run(command: Callable[[list[str]], int | None]) -> None:
         code = BAD_INPUT
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
-        code = INTERRUPTED
+        code = KILLED
     except BrokenPipeError:
         # The reader of our output has gone, as in `| head`; nothing is left to say.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

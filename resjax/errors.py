@@ -1,13 +1,21 @@
-"""The one exception for mistakes that a person can fix."""
+"""Exit codes, and the one exception for mistakes that a person can fix."""
 
 import difflib
 from collections.abc import Iterable
+
+# What every command exits with.
+DONE = 0
+FAILED = 1  # a sweep: one of its runs failed
+BAD_INPUT = 2  # one line on stderr names the field, the value and the fix; nothing was written
+NON_FINITE = 3  # the loss became infinite or NaN; the line names the step
+INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: stopped by a signal with the state saved; the same command goes on
+KILLED = 130  # Ctrl-C where there was nothing to save
 
 
 class BadInput(ValueError):
     """What the user gave cannot work: one line that names the field, its value and the fix.
 
-    Every command prints it on stderr without a traceback and exits with code 2.
+    Every command prints it on stderr without a traceback and exits with `BAD_INPUT`.
     """
 
 

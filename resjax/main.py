@@ -20,18 +20,19 @@ from absl import flags
 from ml_collections import ConfigDict
 
 import resjax
-from resjax import cli, preemption
-from resjax.checkpoint import Checkpoints, check_source
-from resjax.config import Durations, differences, durations, mesh_shape, plain, validate, validate_data
+from resjax import cli
+from resjax.checks import differences, mesh_shape, validate, validate_data
+from resjax.config import Durations, durations, plain
 from resjax.data.loader import Dataset, open_dataset
-from resjax.errors import BadInput
-from resjax.evaluate import evaluate
-from resjax.metrics import read_json, write_json
+from resjax.errors import INTERRUPTED, NON_FINITE, BadInput
+from resjax.evaluation.evaluate import evaluate
+from resjax.files import read_json, write_json
 from resjax.models import counts
 from resjax.models.spec import Spec
-from resjax.train import NonFiniteLoss, build, train
-
-NON_FINITE = 3
+from resjax.train import preemption
+from resjax.train.checkpoint import Checkpoints, check_source
+from resjax.train.loop import NonFiniteLoss, train
+from resjax.train.program import build
 
 
 def define(values: flags.FlagValues) -> None:
@@ -76,7 +77,7 @@ def main(argv: list[str]) -> int:
         summary = train(config, spec, plan, dataset, workdir, build(config, spec, plan), BEGAN)
     except preemption.Preempted as stopped:
         say(f"{stopped}\nto go on, run the same command again: python -m resjax.main {shlex.join(argv)}")
-        return preemption.EXIT_CODE
+        return INTERRUPTED
     except NonFiniteLoss as error:
         say(f"error: {error}")
         return NON_FINITE
@@ -122,7 +123,7 @@ def evaluate_checkpoint(
     result: dict[str, Any] = {"step": step}
     for split in ["validation", "test"] if dataset.validation_size else ["test"]:
         images = dataset.evaluate(split, config.batch_size)
-        means = evaluate(program.eval_step, state, images, program.place)
+        means = evaluate(program.eval_step, state.params, state.batch_stats, images, program.place)
         result |= {f"{split}_{name}": value for name, value in means.items()}
     return result
 

@@ -13,9 +13,8 @@ from resjax.config import default
 from resjax.errors import BadInput
 from resjax.models import counts
 from resjax.models.published import cifar, imagenet
-from resjax.models.resnet import ResNet
+from resjax.models.resnet import ResNet, init_variables
 from resjax.models.spec import Spec
-from resjax.step import init_variables
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 SMALL = [

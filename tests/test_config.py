@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from resjax import config as config_module
+from resjax.checks import check_fields, differences, validate
 from resjax.cli import load
-from resjax.config import check_fields, default, differences, durations, flatten, network, plain, validate
+from resjax.config import default, durations, flatten, network, plain
 from resjax.errors import BadInput
 from resjax.models.spec import Spec
 

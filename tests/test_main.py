@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from resjax.metrics import RunLog, add, means, read_lines
+from resjax.evaluation.evaluate import add, means
+from resjax.files import read_lines
+from resjax.train.log import RunLog
 
 KEYS = "test_accuracy test_loss train_loss steps seconds images_per_second params state_digest"
 

@@ -22,7 +22,7 @@ from resjax import cli
 from resjax.analysis import branches, curves, gradients, lesion, responses
 from resjax.analysis.runs import Options, Run, labels
 from resjax.errors import BadInput, unknown
-from resjax.metrics import write_json
+from resjax.files import write_json
 
 ANALYSES: dict[str, ModuleType] = {
     "responses": responses,

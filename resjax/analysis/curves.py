@@ -7,7 +7,7 @@ from typing import Any
 from resjax.analysis.figure import from_zero, panels
 from resjax.analysis.runs import Options, Run
 from resjax.errors import BadInput
-from resjax.metrics import read_lines
+from resjax.files import read_lines
 
 STYLES = {"train": ("--", 1.0), "validation": (":", 1.4), "test": ("-", 1.8)}
 

@@ -18,9 +18,9 @@ import optax
 
 from resjax.analysis.figure import by_depth, panels
 from resjax.analysis.runs import ModulePath, Options, Run, Variables, name
+from resjax.evaluation.evaluate import Batch
 from resjax.models.resnet import STEMS, ResNet
 from resjax.models.spec import UNITS, Spec
-from resjax.step import Batch
 
 IMAGES = 128
 

@@ -19,10 +19,9 @@ import numpy as np
 from resjax.analysis.figure import by_depth, panels
 from resjax.analysis.runs import ModulePath, Options, Run, Variables, name
 from resjax.errors import BadInput
-from resjax.metrics import add, means
+from resjax.evaluation.evaluate import Batch, Metrics, add, make_eval_step, means
 from resjax.models.resnet import ResNet
 from resjax.models.spec import Spec
-from resjax.step import Batch, Metrics, make_eval_step
 
 COUNTS = 8  # at most so many numbers of removed units are tried
 

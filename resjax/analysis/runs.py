@@ -11,13 +11,15 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from resjax.checkpoint import Checkpoints, initialize_from
 from resjax.data.loader import Dataset, open_dataset
 from resjax.errors import BadInput
-from resjax.metrics import read_json
+from resjax.evaluation.evaluate import Batch
+from resjax.files import read_json
 from resjax.models import scan
+from resjax.models.resnet import init_variables
 from resjax.models.spec import Spec
-from resjax.step import Batch, TrainState, init_variables
+from resjax.train.checkpoint import Checkpoints, initialize_from
+from resjax.train.step import TrainState
 
 Variables = dict[str, Any]
 ModulePath = tuple[str, ...]  # of a module in the network: ("stage1", "unit0", "conv1")

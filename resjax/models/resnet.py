@@ -1,5 +1,7 @@
 """Stem, stages, head: the one network."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -92,6 +94,13 @@ class ResNet(nn.Module):
             x = x.mean((1, 2))  # [N, C]
         head_init = nn.initializers.variance_scaling(1.0, "fan_in", "normal")  # no ReLU follows: gain 1
         return nn.Dense(spec.num_classes, kernel_init=head_init, name="head")(x)
+
+
+def init_variables(spec: Spec, seed: int) -> dict[str, Any]:
+    """Fresh `params` and `batch_stats` of a network; a pure function of the seed."""
+    image = jnp.zeros((1, spec.input_size, spec.input_size, spec.input_channels))
+    variables = ResNet(spec).init(jax.random.key(seed), image, train=False)
+    return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
 
 
 def stem_cost(spec: Spec) -> Cost:

@@ -17,7 +17,7 @@ from absl import flags
 
 from resjax import cli
 from resjax.errors import BadInput
-from resjax.metrics import replace, write_json
+from resjax.files import replace, write_json
 from resjax.sweep.results import markdown, show
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,13 +9,11 @@ from typing import IO
 
 from absl import flags
 
-from resjax.errors import BadInput
-from resjax.preemption import EXIT_CODE as INTERRUPTED
+from resjax.errors import FAILED, INTERRUPTED, BadInput
 from resjax.sweep import local, slurm
 from resjax.sweep.plan import LOCK, Run, check_data, check_workdir, store
 from resjax.sweep.progress import Progress
 
-FAILED = 1
 Write = Callable[[list[Run], Path], str]
 
 

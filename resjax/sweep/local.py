@@ -7,11 +7,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import IO
 
-from resjax.preemption import EXIT_CODE as INTERRUPTED
-from resjax.preemption import StopRequest
+from resjax.errors import INTERRUPTED
 from resjax.sweep import share
 from resjax.sweep.plan import Run
 from resjax.sweep.progress import Progress
+from resjax.train.preemption import StopRequest
 
 POLL_SECONDS = 0.1
 Running = dict[int, tuple[Run, subprocess.Popen[bytes]]]  # by slot

@@ -12,14 +12,14 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from resjax import cli
-from resjax.config import LENGTH, differences, durations, network, plain, validate, validate_data
+from resjax.checks import LENGTH, differences, validate, validate_data
+from resjax.config import durations, network, plain
 from resjax.data.augment import AUGMENTATIONS, NORMALIZATIONS
 from resjax.data.sources import Source, open_source
 from resjax.data.splits import parse_slice
-from resjax.errors import BadInput, unknown
-from resjax.metrics import read_lines, write_json
+from resjax.errors import INTERRUPTED, BadInput, unknown
+from resjax.files import read_lines, write_json
 from resjax.models import counts
-from resjax.preemption import EXIT_CODE as INTERRUPTED
 from resjax.sweep.definition import Sweep
 
 DEFINITION = "sweep.json"

@@ -7,8 +7,8 @@ from types import TracebackType
 from tqdm import tqdm
 
 from resjax.config import network
+from resjax.errors import INTERRUPTED
 from resjax.models import counts
-from resjax.preemption import EXIT_CODE as INTERRUPTED
 from resjax.sweep.plan import Run
 
 REFRESH_SECONDS = 1.0

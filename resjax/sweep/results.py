@@ -8,10 +8,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from resjax.metrics import write_json
+from resjax.errors import NON_FINITE
+from resjax.files import write_json
 from resjax.sweep.plan import Run
-
-NON_FINITE = 3  # resjax.main's exit code; importing it from there would import all of training
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 from resjax.errors import BadInput
-from resjax.metrics import write_json
+from resjax.files import write_json
 from resjax.sweep.plan import Run
 
 SCRIPT = """\

@@ -9,13 +9,15 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from resjax.checkpoint import Checkpoints
 from resjax.config import default, durations, network, plain
 from resjax.data.loader import open_dataset
-from resjax.metrics import write_json
+from resjax.files import write_json
+from resjax.models.resnet import init_variables
 from resjax.models.spec import Spec
-from resjax.step import TrainState, init_variables
-from resjax.train import build, train
+from resjax.train.checkpoint import Checkpoints
+from resjax.train.loop import train
+from resjax.train.program import build
+from resjax.train.step import TrainState
 
 TINY = {"units": (2, 2), "widths": (4, 8), "stem_width": 4, "input_size": 8, "input_channels": 1}
 IMAGES = 32

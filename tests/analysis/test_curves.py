@@ -3,7 +3,7 @@ import pytest
 from resjax.analysis import curves
 from resjax.analysis.runs import Options, Run
 from resjax.errors import BadInput
-from resjax.metrics import read_lines
+from resjax.files import read_lines
 
 
 def test_errors_in_percent_of_every_split(residual, tmp_path):

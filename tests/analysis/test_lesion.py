@@ -8,9 +8,9 @@ import pytest
 from resjax.analysis import lesion
 from resjax.analysis.runs import Options, Run
 from resjax.errors import BadInput
+from resjax.evaluation.evaluate import make_eval_step
 from resjax.models.resnet import ResNet
 from resjax.models.spec import Spec
-from resjax.step import make_eval_step
 from tests.analysis.conftest import TINY, fresh, make_config, make_workdir
 
 

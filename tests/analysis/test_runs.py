@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from resjax.analysis.runs import Run, labels
-from resjax.checkpoint import Checkpoints
 from resjax.config import durations
 from resjax.errors import BadInput
 from resjax.models import scan
 from resjax.models.spec import Spec
-from resjax.train import build
+from resjax.train.checkpoint import Checkpoints
+from resjax.train.program import build
 
 
 def same(a, b):

@@ -9,14 +9,14 @@ import numpy as np
 import optax
 import pytest
 
-from resjax import train
 from resjax.cli import load
 from resjax.config import durations, network
 from resjax.data.loader import open_dataset
-from resjax.evaluate import evaluate
+from resjax.evaluation.evaluate import evaluate, make_eval_step, sums
 from resjax.models.resnet import ResNet
 from resjax.models.spec import Spec
-from resjax.step import init_state, make_eval_step, make_train_step, sums
+from resjax.train import program
+from resjax.train.step import init_state, make_train_step
 
 SPEC = Spec(units=(1, 1), widths=(4, 8), stem_width=4, input_size=8, input_channels=1)
 PLAIN_NORM = dataclasses.replace(SPEC, norm="none", init_gain=0.5)  # no BN: images do not see each other
@@ -194,11 +194,13 @@ def test_evaluation_counts_every_image_once(batch_size):
         parts = list(dataset.evaluate("test", 360))
         logits = ResNet(spec).apply({"params": state.params}, parts[0]["image"])
         right = np.asarray(logits).argmax(1) == parts[0]["label"]
-        means = evaluate(eval_step, state, dataset.evaluate("test", 1), jax.device_put)
+        means = evaluate(eval_step, state.params, state.batch_stats, dataset.evaluate("test", 1), jax.device_put)
         assert means["accuracy"] == right.mean()
-    means = evaluate(eval_step, state, dataset.evaluate("test", batch_size), jax.device_put)
+    means = evaluate(
+        eval_step, state.params, state.batch_stats, dataset.evaluate("test", batch_size), jax.device_put
+    )
     assert sum(count) in (360, 720)
-    reference = evaluate(step, state, dataset.evaluate("test", 360), jax.device_put)
+    reference = evaluate(step, state.params, state.batch_stats, dataset.evaluate("test", 360), jax.device_put)
     assert means["accuracy"] == reference["accuracy"]
     assert means["loss"] == pytest.approx(reference["loss"], rel=1e-6)
 
@@ -216,8 +218,8 @@ def test_padding_does_not_count_whatever_it_holds():
 def test_config_reaches_the_step(monkeypatch):
     """What `optimizer` does with its fields is tested beside it; these go another way."""
     seen = {}
-    monkeypatch.setattr(train, "make_train_step", lambda model, tx, **options: seen.update(options) or print)
+    monkeypatch.setattr(program, "make_train_step", lambda model, tx, **options: seen.update(options) or print)
     fields = ("seed=5", "optimizer.label_smoothing=0.2", "optimizer.accumulate=4")
     config = load(["--config=configs/digits.py", *(f"--config.{field}" for field in fields)])
-    train.build(config, network(config), durations(config, 1437))
+    program.build(config, network(config), durations(config, 1437))
     assert seen == {"seed": 5, "label_smoothing": 0.2, "accumulate": 4}

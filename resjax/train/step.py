@@ -1,4 +1,4 @@
-"""The state of a run, and the two pure functions that use it."""
+"""The state of a run, and the pure function that advances it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,11 +8,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from resjax.models.resnet import ResNet
+from resjax.evaluation.evaluate import Batch, Metrics, sums
+from resjax.models.resnet import ResNet, init_variables
 from resjax.models.spec import Spec
-
-Batch = dict[str, jax.Array]
-Metrics = dict[str, jax.Array]
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -22,13 +20,6 @@ class TrainState(flax.struct.PyTreeNode):
     params: Any
     batch_stats: Any
     opt_state: optax.OptState
-
-
-def init_variables(spec: Spec, seed: int) -> dict[str, Any]:
-    """Fresh `params` and `batch_stats` of a network; a pure function of the seed."""
-    image = jnp.zeros((1, spec.input_size, spec.input_size, spec.input_channels))
-    variables = ResNet(spec).init(jax.random.key(seed), image, train=False)
-    return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
 
 
 def init_state(spec: Spec, tx: optax.GradientTransformation, seed: int) -> TrainState:
@@ -77,33 +68,3 @@ def make_train_step(
         return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
 
     return train_step
-
-
-def make_eval_step(model: ResNet) -> Callable[[Any, Any, Batch], Metrics]:
-    """The evaluation step of one network."""
-
-    def eval_step(params: Any, batch_stats: Any, batch: Batch) -> Metrics:
-        """Sums over the images whose `mask` [N] is 1."""
-        logits: Any  # [N, K]
-        logits = model.apply({"params": params, "batch_stats": batch_stats}, batch["image"], train=False)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
-        return sums(logits, losses, batch["label"], batch["mask"])
-
-    return eval_step
-
-
-def sums(logits: jax.Array, losses: jax.Array, labels: jax.Array, mask: jax.Array | None = None) -> Metrics:
-    """Sums over a batch, to be divided by `count`: loss, correct (top-1), correct5 (top-5)."""
-    mask = jnp.ones_like(losses) if mask is None else mask
-    own = jnp.take_along_axis(logits, labels[:, None], axis=1)  # [N, 1]
-    # Classes that beat the label; among equals the first wins, as in argmax.
-    classes = jnp.arange(logits.shape[1])[None]  # [1, K]
-    rank = ((logits > own) | ((logits == own) & (classes < labels[:, None]))).sum(1)
-    # A network that has diverged to NaN beats nothing and must not count as right.
-    finite = jnp.isfinite(own[:, 0])
-    return {
-        "loss": (losses * mask).sum(),
-        "correct": ((rank < 1) & finite).astype(jnp.float32) @ mask,
-        "correct5": ((rank < 5) & finite).astype(jnp.float32) @ mask,
-        "count": mask.sum(),
-    }

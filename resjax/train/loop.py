@@ -6,76 +6,32 @@ Where a run starts, in this order:
   3. fresh weights, a pure function of `config.seed`.
 """
 
-import dataclasses
 import math
 import time
-from collections.abc import Callable
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import optax
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from resjax import checkpoint, sharding
-from resjax.clock import Clock
-from resjax.config import Durations, mesh_shape, plain
+from resjax import files
+from resjax.config import Durations, plain
 from resjax.data.loader import Dataset
-from resjax.evaluate import evaluate
-from resjax.metrics import RunLog, add, means, write_json
+from resjax.evaluation.evaluate import Metrics, add, evaluate, means
 from resjax.models import counts
-from resjax.models.resnet import ResNet
 from resjax.models.spec import Spec
-from resjax.optim import learning_rate, optimizer
-from resjax.preemption import Preempted, StopRequest
-from resjax.step import Batch, Metrics, TrainState, init_state, make_eval_step, make_train_step
+from resjax.train import checkpoint
+from resjax.train.log import RunLog
+from resjax.train.preemption import Preempted, StopRequest
+from resjax.train.program import Program
+from resjax.train.progress import Clock
+from resjax.train.step import TrainState
 
 
 class NonFiniteLoss(Exception):
     """The loss became infinite or NaN; the message names the step."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Program:
-    """A run's compiled functions and the layout of what they work on."""
-
-    mesh: Mesh
-    abstract: TrainState
-    init: Callable[[], TrainState]
-    train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
-    eval_step: Callable[[Any, Any, Batch], Metrics]
-    place: Callable[[Any], Batch]
-
-
-def build(config: ConfigDict, spec: Spec, plan: Durations) -> Program:
-    """Shapes, then shardings by rule, then jit: every array is born where it belongs. Compiles nothing yet."""
-    mesh = sharding.make_mesh(*mesh_shape(config, jax.device_count()))
-    model, tx = ResNet(spec), optimizer(config, learning_rate(config, plan))
-    init = partial(init_state, spec, tx, config.seed)
-    shapes = jax.eval_shape(init)
-    state, images, all_ = (
-        sharding.state_shardings(mesh, shapes),
-        sharding.batch_sharding(mesh),
-        sharding.replicated(mesh),
-    )
-    o = config.optimizer
-    train_step = make_train_step(
-        model, tx, seed=config.seed, label_smoothing=o.label_smoothing, accumulate=o.accumulate
-    )
-    return Program(
-        mesh=mesh,
-        abstract=jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, state),
-        # It runs once: compiling it well would take longer than all else before the first step.
-        init=jax.jit(init, out_shardings=state, compiler_options={"xla_backend_optimization_level": 0}),
-        train_step=jax.jit(train_step, in_shardings=(state, images), out_shardings=(state, all_), donate_argnums=0),
-        eval_step=jax.jit(
-            make_eval_step(model), in_shardings=(state.params, state.batch_stats, images), out_shardings=all_
-        ),
-        place=partial(jax.device_put, device=images),
-    )
 
 
 def train(
@@ -158,7 +114,9 @@ def train(
                 latest, interval = {"train": means(interval)}, {}
                 for split in ["validation", "test"] if dataset.validation_size else ["test"]:
                     images = dataset.evaluate(split, config.batch_size)
-                    latest[split] = evaluate(program.eval_step, state, images, program.place)
+                    latest[split] = evaluate(
+                        program.eval_step, state.params, state.batch_stats, images, program.place
+                    )
                     _check_finite(f"{split} loss", latest[split]["loss"], step)
                     log.write(step, split, latest[split])
             if saving:
@@ -173,7 +131,7 @@ def train(
                 raise Preempted(f"stopped at step {step} of {plan.total}; saved in {workdir}")
 
         summary = _summary(spec, state, record(), config.batch_size)
-    write_json(workdir / "summary.json", summary)  # closing the checkpoints waited for the last one
+    files.write_json(workdir / "summary.json", summary)  # closing the checkpoints waited for the last one
     return summary
 
 

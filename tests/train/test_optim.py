@@ -7,7 +7,7 @@ import pytest
 
 from resjax.cli import load
 from resjax.config import Durations, durations
-from resjax.optim import learning_rate, optimizer
+from resjax.train.optim import learning_rate, optimizer
 
 
 def rates(*flags, size=50_000):

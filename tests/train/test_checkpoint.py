@@ -9,12 +9,12 @@ import jax
 import numpy as np
 import pytest
 
-from resjax.checkpoint import Checkpoints, digest
 from resjax.cli import load
 from resjax.config import durations, network
 from resjax.errors import BadInput
-from resjax.step import TrainState
-from resjax.train import build
+from resjax.train.checkpoint import Checkpoints, digest
+from resjax.train.program import build
+from resjax.train.step import TrainState
 
 
 def program(flags):
@@ -279,7 +279,7 @@ def source(run, tiny, tmp_path_factory):
 
 
 def started(flags, source):
-    from resjax.checkpoint import check_source, initialize_from
+    from resjax.train.checkpoint import check_source, initialize_from
 
     config = load([*flags, *SOURCE, f"--config.init_from={source}"])
     check_source(source, network(config))

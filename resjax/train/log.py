@@ -1,69 +1,15 @@
-"""Sums from the device become means; means go to the terminal, to metrics.jsonl and to TensorBoard."""
+"""What a run tells: means go to the terminal, to metrics.jsonl and to TensorBoard."""
 
 import json
-import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from resjax.errors import BadInput
-
-SUMS = ("loss", "correct", "correct5", "count")
-
-
-def add(parts: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Adds up sums that were fetched from the device, in float64."""
-    return {key: sum((float(part[key]) for part in parts if part), 0.0) for key in SUMS}
-
-
-def means(sums: Mapping[str, float]) -> dict[str, float]:
-    """Sums divided by their count: loss, accuracy, accuracy_top5."""
-    count = sums["count"]
-    return {
-        "loss": sums["loss"] / count,
-        "accuracy": sums["correct"] / count,
-        "accuracy_top5": sums["correct5"] / count,
-    }
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON file whole or not at all."""
-    replace(path, json.dumps(value, indent=2) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """What `write_json` wrote.
-
-    Raises:
-      BadInput: if it holds something else by now.
-    """
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise BadInput(f"{path} is damaged ({error}): restore it, or choose another --workdir") from error
-
-
-def replace(path: Path, text: str) -> None:
-    """Puts `text` in the place of a file, whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a JSON-lines file; a last line that a kill cut short is left out."""
-    records = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return records
+from resjax import files
 
 
 class RunLog:
@@ -75,8 +21,8 @@ class RunLog:
 
     def __init__(self, workdir: Path, start: int, total: int) -> None:
         path = workdir / "metrics.jsonl"
-        kept = [record for record in read_lines(path) if record["step"] <= start]
-        replace(path, "".join(json.dumps(record) + "\n" for record in kept))
+        kept = [record for record in files.read_lines(path) if record["step"] <= start]
+        files.replace(path, "".join(json.dumps(record) + "\n" for record in kept))
         self._file = path.open("a", buffering=1)
         self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
         self._total = total

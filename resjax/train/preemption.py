@@ -5,8 +5,6 @@ import signal
 import sys
 from types import FrameType, TracebackType
 
-EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: run the same command again
-
 
 class Preempted(Exception):
     """The run was asked to stop; its state is saved."""

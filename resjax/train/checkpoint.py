@@ -25,8 +25,9 @@ from orbax.checkpoint import checkpoint_managers as policies
 import resjax
 from resjax.errors import BadInput
 from resjax.models import scan
+from resjax.models.resnet import init_variables
 from resjax.models.spec import Spec
-from resjax.step import TrainState, init_variables
+from resjax.train.step import TrainState
 
 VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain")
 

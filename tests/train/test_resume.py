@@ -12,6 +12,7 @@ import pytest
 
 from resjax.cli import load
 from resjax.data.loader import open_dataset
+from resjax.train import loop
 
 SAME = ("state_digest", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "validation_loss", "steps")
 
@@ -96,7 +97,6 @@ def test_second_signal_leaves_at_once(start, run, rich, whole, tmp_path, read_re
 
 
 def test_signal_during_an_evaluation_saves(call, tiny, tmp_path, monkeypatch, read_records):
-    from resjax import train
 
     def evaluate(*args):
         if not sent:  # a second one would end this process
@@ -104,8 +104,8 @@ def test_signal_during_an_evaluation_saves(call, tiny, tmp_path, monkeypatch, re
         sent.append(True)
         return original(*args)
 
-    original, sent = train.evaluate, []
-    monkeypatch.setattr(train, "evaluate", evaluate)
+    original, sent = loop.evaluate, []
+    monkeypatch.setattr(loop, "evaluate", evaluate)
     flags = (*tiny, f"--workdir={tmp_path}/run", "--config.total_steps=6", "--config.eval_every_steps=2")
     code, _, err = call(*flags, "--config.mesh.data=1", "--config.checkpoint_every_steps=100")
     assert code == 75, err

@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from resjax import sharding
+from resjax.checks import mesh_shape
 from resjax.cli import load
-from resjax.config import durations, mesh_shape, network
+from resjax.config import durations, network
 from resjax.data.loader import open_dataset
 from resjax.errors import BadInput
-from resjax.train import build
+from resjax.train import sharding
+from resjax.train.program import build
 
 BASE = (
     "--config=configs/digits.py",

@@ -1,0 +1,145 @@
+"""What a config must satisfy: by itself, beside its data, and beside the config of the run that it goes on with."""
+
+import difflib
+import math
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from resjax.config import default, flatten, network, plain
+from resjax.errors import BadInput, unknown
+from resjax.models.spec import Spec
+
+CHOICES = {
+    "optimizer.name": ("sgd", "adamw"),
+    "optimizer.decay_mask": ("all", "kernels"),
+    "schedule.name": ("constant", "piecewise", "cosine"),
+    "schedule.warmup": ("none", "constant", "linear"),
+}
+
+
+def check_fields(config: ConfigDict) -> None:
+    """Raises BadInput unless `config` has the fields of `default`, all of them and no other."""
+    if not isinstance(config, ConfigDict):
+        raise BadInput(f"get_config returned a {type(config).__name__}; return a ConfigDict, from config.default()")
+    given, known = flatten(plain(config)), flatten(plain(default()))
+    for field in sorted(given.keys() - known.keys()):
+        near = difflib.get_close_matches(field, known, 1, 0)[0]
+        raise BadInput(f"the config's field {field} is unknown; did you mean {near}?")
+    for field in sorted(known.keys() - given.keys()):
+        raise BadInput(f"the config's field {field} is missing: start from config.default()")
+
+
+def validate(config: ConfigDict, devices: int) -> Spec:
+    """Checks what can be checked without the data, and returns the network.
+
+    Raises:
+      BadInput: naming the first field that cannot work, before anything is read or compiled.
+    """
+    spec = network(config)
+    for path, choices in CHOICES.items():
+        node, name = path.split(".")
+        if config[node][name] not in choices:
+            raise BadInput(unknown(path, config[node][name], choices))
+    o = config.optimizer
+    positive = {
+        "batch_size": config.batch_size,
+        "log_every_steps": config.log_every_steps,
+        "checkpoint_keep": config.checkpoint_keep,
+        "optimizer.accumulate": o.accumulate,
+        "optimizer.learning_rate": o.learning_rate,
+        "schedule.drop_factor": config.schedule.drop_factor,
+        "schedule.warmup_rate": config.schedule.warmup_rate,
+    }
+    for field, value in positive.items():
+        if not 0 < value < math.inf:  # which NaN is not, either
+            raise BadInput(f"{field}={value}: must be positive")
+    for field, value in {"weight_decay": o.weight_decay, "clip_norm": o.clip_norm}.items():
+        if not 0 <= value < math.inf:
+            raise BadInput(f"optimizer.{field}={value}: must not be negative")
+    for field in ("momentum", "beta2", "label_smoothing"):
+        if not 0 <= o[field] < 1:
+            raise BadInput(f"optimizer.{field}={o[field]}: must lie in [0, 1)")
+    if not 0 <= config.seed < 2**32:
+        raise BadInput(f"seed={config.seed}: must lie in [0, 2**32)")
+
+    data, fsdp = mesh_shape(config, devices)
+    microbatch, rest = divmod(config.batch_size, o.accumulate)
+    if rest:
+        raise BadInput(f"batch_size={config.batch_size} is not divisible by optimizer.accumulate={o.accumulate}")
+    if microbatch % (data * fsdp):
+        raise BadInput(
+            f"batch_size={config.batch_size} in {o.accumulate} microbatches is not divisible by the mesh of "
+            f"{data} x {fsdp} devices: use a multiple of {data * fsdp * o.accumulate}"
+        )
+    if spec.bn_group and microbatch % spec.bn_group:
+        raise BadInput(
+            f"batch_size={config.batch_size} in {o.accumulate} microbatches is not divisible by "
+            f"model.bn_group={spec.bn_group}: use a multiple of {spec.bn_group * o.accumulate}, or model.bn_group=0"
+        )
+    return spec
+
+
+def mesh_shape(config: ConfigDict, devices: int) -> tuple[int, int]:
+    """The sizes of the mesh axes `data` and `fsdp`, with -1 resolved.
+
+    Raises:
+      BadInput: if the mesh does not fit on `devices` devices.
+    """
+    data, fsdp = config.mesh.data, config.mesh.fsdp
+    for name, size in (("data", data), ("fsdp", fsdp)):
+        if size != -1 and size < 1:
+            raise BadInput(f"mesh.{name}={size}: must be at least 1, or -1 for the devices that are left")
+    if data == fsdp == -1:
+        raise BadInput("mesh.data=-1 and mesh.fsdp=-1: only one of them can be the rest")
+    if data == -1:
+        data = max(1, devices // fsdp)
+    if fsdp == -1:
+        fsdp = max(1, devices // data)
+    if data * fsdp > devices:
+        raise BadInput(
+            f"mesh.data={data} x mesh.fsdp={fsdp} needs {data * fsdp} devices, here are {devices}: use a smaller "
+            f"mesh (on a CPU, --devices={data * fsdp} makes fake ones)"
+        )
+    return data, fsdp
+
+
+def validate_data(config: ConfigDict, spec: Spec, image_shape: tuple[int, ...], classes: int) -> None:
+    """Checks that the network's input and output fit the data set.
+
+    Raises:
+      BadInput: naming the field of the model to change.
+    """
+    height, width, channels = image_shape
+    size = spec.input_size
+    if (height, width) != (size, size):
+        raise BadInput(
+            f"model.input_size={size} but {config.data.name}'s images are {height}x{width}: "
+            f"set model.input_size={height}"
+        )
+    if channels != spec.input_channels:
+        raise BadInput(
+            f"model.input_channels={spec.input_channels} but {config.data.name}'s images have {channels}: "
+            f"set model.input_channels={channels}"
+        )
+    if classes != spec.num_classes:
+        raise BadInput(
+            f"model.num_classes={spec.num_classes} but {config.data.name} has {classes}: "
+            f"set model.num_classes={classes}"
+        )
+
+
+FREE = ("name", "mesh", "log_every_steps", "checkpoint_every", "checkpoint_keep", "data.dir", "data.workers")
+LENGTH = ("total_steps", "total_epochs")  # free too, where the schedule does not depend on the end
+EXECUTION = ("model.scan", "model.remat")  # the same function
+
+
+def differences(saved: dict[str, Any], config: ConfigDict) -> list[str]:
+    """The fields in which `config` differs from a saved one that may not change in mid-run, as readable lines."""
+    free = FREE + EXECUTION + (LENGTH if config.schedule.name != "cosine" else ())
+    old, new = flatten(saved), flatten(plain(config))
+    return [
+        f"{key}: {old.get(key)!r} there, {new.get(key)!r} here"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and not key.startswith(free)
+    ]

@@ -1,0 +1,74 @@
+"""Evaluation of one view of every image, each counted exactly once."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from resjax.models.resnet import ResNet
+
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+SUMS = ("loss", "correct", "correct5", "count")
+
+
+def make_eval_step(model: ResNet) -> Callable[[Any, Any, Batch], Metrics]:
+    """The evaluation step of one network."""
+
+    def eval_step(params: Any, batch_stats: Any, batch: Batch) -> Metrics:
+        """Sums over the images whose `mask` [N] is 1."""
+        logits: Any  # [N, K]
+        logits = model.apply({"params": params, "batch_stats": batch_stats}, batch["image"], train=False)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+        return sums(logits, losses, batch["label"], batch["mask"])
+
+    return eval_step
+
+
+def sums(logits: jax.Array, losses: jax.Array, labels: jax.Array, mask: jax.Array | None = None) -> Metrics:
+    """Sums over a batch, to be divided by `count`: loss, correct (top-1), correct5 (top-5)."""
+    mask = jnp.ones_like(losses) if mask is None else mask
+    own = jnp.take_along_axis(logits, labels[:, None], axis=1)  # [N, 1]
+    # Classes that beat the label; among equals the first wins, as in argmax.
+    classes = jnp.arange(logits.shape[1])[None]  # [1, K]
+    rank = ((logits > own) | ((logits == own) & (classes < labels[:, None]))).sum(1)
+    # A network that has diverged to NaN beats nothing and must not count as right.
+    finite = jnp.isfinite(own[:, 0])
+    return {
+        "loss": (losses * mask).sum(),
+        "correct": ((rank < 1) & finite).astype(jnp.float32) @ mask,
+        "correct5": ((rank < 5) & finite).astype(jnp.float32) @ mask,
+        "count": mask.sum(),
+    }
+
+
+def add(parts: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Adds up sums that were fetched from the device, in float64."""
+    return {key: sum((float(part[key]) for part in parts if part), 0.0) for key in SUMS}
+
+
+def means(sums: Mapping[str, float]) -> dict[str, float]:
+    """Sums divided by their count: loss, accuracy, accuracy_top5."""
+    count = sums["count"]
+    return {
+        "loss": sums["loss"] / count,
+        "accuracy": sums["correct"] / count,
+        "accuracy_top5": sums["correct5"] / count,
+    }
+
+
+def evaluate(
+    eval_step: Callable[[Any, Any, Batch], Metrics],
+    params: Any,
+    batch_stats: Any,
+    batches: Iterable[dict[str, Any]],
+    place: Callable[[Any], Batch],
+) -> dict[str, float]:
+    """Means over `batches`, whose `mask` is 0 for padding: loss, accuracy, accuracy_top5.
+
+    `place` lays a host batch over the devices.
+    """
+    sums = [eval_step(params, batch_stats, place(batch)) for batch in batches]
+    return means(add(jax.device_get(sums)))
