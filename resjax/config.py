@@ -6,11 +6,13 @@ A config file's `get_config(spec)` starts from `default()` and changes a few lin
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from resjax import __version__
 from resjax.errors import BadInput
 from resjax.models.spec import Spec
 
@@ -167,6 +169,30 @@ def network(config: ConfigDict) -> Spec:
     return Spec(**config.model.to_dict())
 
 
+def restored(saved: Mapping[str, Any], where: object) -> ConfigDict:
+    """The config that a run of this or an older version saved: a field that it lacks has its default.
+
+    Args:
+      saved: what `plain` made of it.
+      where: the file that it comes from, for the message.
+
+    Raises:
+      BadInput: for a field that this version does not have, or a value of another type than the field's.
+    """
+    config = default()
+    known = flatten(plain(config))
+    for field, value in flatten(saved).items():
+        if field not in known:
+            raise BadInput(f"{where} has the field {field}, which resjax {__version__} does not know: update resjax")
+        section, _, name = field.rpartition(".")
+        node = config[section] if section else config
+        try:
+            node[name] = tuple(value) if isinstance(value, list) else value
+        except TypeError as error:
+            raise BadInput(f"{where}: {field}={value!r} has the wrong type: restore the file") from error
+    return config
+
+
 def plain(config: ConfigDict) -> dict[str, Any]:
     """The config as JSON has it: dicts, lists and scalars."""
 
@@ -178,9 +204,9 @@ def plain(config: ConfigDict) -> dict[str, Any]:
     return convert(config.to_dict())
 
 
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested dicts -> one dict with dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
     return flat
