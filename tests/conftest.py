@@ -62,7 +62,9 @@ RICH = (
 
 
 def pytest_addoption(parser):
-    parser.addoption("--shuffle", type=int, metavar="SEED", help="Modules, and the tests in each, in a random order.")
+    parser.addoption(
+        "--shuffle", type=int, metavar="SEED", help="Modules, and the tests in each, in a random order."
+    )
 
 
 def pytest_collection_modifyitems(config, items):
