@@ -3,10 +3,11 @@
   responses  the size of every layer's output (v1 Fig. 7)
   gradients  the gradient's norm by depth, at the start and during training
   branches   the size of the residual branch beside its shortcut, unit by unit
-  curves     training and test error overlaid (v1 Fig. 1 and 6)
+  curves     training and test error overlaid (v1 Fig. 1 and 6); of a sweep, means over seeds
   lesion     accuracy when units are removed
 
 Writes NAME.png and NAME.json into DIR, the first run's `analysis/` by default, and the same into TensorBoard.
+For example: python -m resjax.analysis lesion --workdir=runs/digits-v1-20,runs/digits-plain-20 --step=best
 """
 
 import sys
@@ -18,11 +19,10 @@ import matplotlib.image
 from absl import flags
 from tensorboardX import SummaryWriter
 
-from resjax import cli
+from resjax import cli, files
 from resjax.analysis import branches, curves, gradients, lesion, responses
-from resjax.analysis.runs import Options, Run, labels
+from resjax.analysis.runs import Options, Run, gather
 from resjax.errors import BadInput, unknown
-from resjax.files import write_json
 
 ANALYSES: dict[str, ModuleType] = {
     "responses": responses,
@@ -34,14 +34,20 @@ ANALYSES: dict[str, ModuleType] = {
 
 
 def define(values: flags.FlagValues) -> None:
-    defaults = Options()
-    flags.DEFINE_multi_string("workdir", [], "A run; repeat it, or separate with commas.", flag_values=values)
+    flags.DEFINE_multi_string(
+        "workdir", [], "A run, or a sweep (curves); repeat it, or separate with commas.", flag_values=values
+    )
     flags.DEFINE_string("out", None, "Where to write; RUN/analysis by default.", flag_values=values)
     flags.DEFINE_string(
-        "step", defaults.step, "Which weights: latest, best, a saved step, or 0.", flag_values=values
+        "step",
+        None,
+        "Which weights: latest, best, a saved step, or 0. By default the latest; for gradients all that are saved.",
+        flag_values=values,
     )
     flags.DEFINE_integer("images", None, "How many images to look at.", flag_values=values)
-    flags.DEFINE_integer("draws", defaults.draws, "lesion: random sets of each size.", flag_values=values)
+    flags.DEFINE_integer(
+        "draws", None, f"lesion: random sets of each size; {lesion.DRAWS} by default.", flag_values=values
+    )
 
 
 def main(argv: list[str]) -> None:
@@ -51,11 +57,14 @@ def main(argv: list[str]) -> None:
         raise BadInput(f"NAME is missing: python -m resjax.analysis NAME --workdir=RUN ({', '.join(ANALYSES)})")
     if name not in ANALYSES:
         raise BadInput(unknown("NAME", name, ANALYSES))
+    options = Options(step=values.step, images=values.images, draws=values.draws)
+    for field in ("step", "images", "draws"):
+        if values[field].value is not None and field not in ANALYSES[name].TAKES:
+            raise BadInput(f"--{field}={values[field].value}: {name} has no use for it; leave it out")
     workdirs = [Path(part) for given in values.workdir for part in given.split(",") if part]
     if not workdirs:
         raise BadInput("--workdir is missing: give the folder of a run")
-    options = Options(step=values.step, images=values.images, draws=values.draws)
-    runs = {label: Run.open(workdir) for label, workdir in labels(workdirs).items()}
+    runs = gather(workdirs)
     cli.use_compilation_cache()
     analyse(name, runs, options, Path(values.out) if values.out else workdirs[0] / "analysis")
 
@@ -67,10 +76,15 @@ def analyse(name: str, runs: dict[str, Run], options: Options, out: Path) -> dic
       BadInput: for runs that this analysis cannot look into, or a folder that cannot be written.
     """
     analysis = ANALYSES[name]
+    for run in runs.values():  # before any of them is measured, which may take long
+        if analysis is not curves and len(run.seeds) > 1:
+            raise BadInput(f"{name} looks into a run, not a whole sweep: give one, such as --workdir={run.workdir}")
+        if options.step is not None:
+            run.find(options.step)
     found = {label: analysis.measure(run, options) for label, run in runs.items()}
     try:
         out.mkdir(parents=True, exist_ok=True)
-        write_json(out / f"{name}.json", found)
+        files.write_json(out / f"{name}.json", found)
         analysis.plot(found, out / f"{name}.png")
         for label, run in runs.items():
             show(run.workdir, name, out / f"{name}.png", analysis.profiles(found[label]))

@@ -11,13 +11,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from resjax.analysis.figure import by_depth, from_zero, panels
-from resjax.analysis.gradients import units
-from resjax.analysis.runs import Options, Run, Variables, name
+from resjax.analysis import figure, modules
+from resjax.analysis.runs import Options, Run, Variables
 from resjax.errors import BadInput
 from resjax.models.resnet import ResNet
 from resjax.models.spec import Spec
 
+TAKES = ("step", "images")  # of Options
 IMAGES = 256
 
 
@@ -30,18 +30,21 @@ def branches(spec: Spec, variables: Variables, images: jax.Array) -> dict[str, d
       images: [N, H, W, C].
     """
     found = _sizes(spec, variables, images)
-    return {name(path): {key: float(x) for key, x in found[name(path)].items()} for path in units(spec)}
+    return {
+        modules.name(path): {key: float(x) for key, x in found[modules.name(path)].items()}
+        for path, _ in modules.units(spec)
+    }
 
 
 @partial(jax.jit, static_argnums=0)
 def _sizes(spec: Spec, variables: Variables, images: jax.Array) -> dict[str, dict[str, jax.Array]]:
     _, updates = ResNet(spec).apply(variables, images, train=True, mutable=["batch_stats", "intermediates"])
     found = {}
-    for stage, unit in units(spec):
+    for (stage, unit), _ in modules.units(spec):
         sown = updates["intermediates"][stage][unit]
         branch, skip = (sown[key][0].astype(jnp.float32) for key in ("branch", "skip"))
         f, h = (jnp.sqrt(jnp.square(x).mean()) for x in (branch, skip))
-        found[name((stage, unit))] = {"branch": f, "skip": h, "ratio": f / h, "branch_std": branch.std()}
+        found[modules.name((stage, unit))] = {"branch": f, "skip": h, "ratio": f / h, "branch_std": branch.std()}
     return found
 
 
@@ -53,18 +56,22 @@ def measure(run: Run, options: Options) -> dict[str, Any]:
     """
     if run.spec.shortcut == "none":
         raise BadInput(f"--workdir={run.workdir} holds a plain network: it has no residual branches; leave it out")
-    images = run.batch(options.images or IMAGES)["image"]
+    wanted = sorted({0, run.find(options.step)})
+    batch = run.batch(options.images or IMAGES)["image"]
     steps = []
-    for step in sorted({0, run.find(options.step)}):
-        found = branches(run.spec, run.variables(step), images)
+    for step in wanted:
+        found = branches(run.spec, run.variables(step), batch)
         keys = next(iter(found.values()))
         steps.append({"step": step, **{key: [unit[key] for unit in found.values()] for key in keys}})
-    return {"images": len(images), "units": list(found), "steps": steps}
+    return {**run.facts(), "images": len(batch), "units": list(found), "steps": steps}
 
 
 def plot(found: Mapping[str, Any], path: Path) -> None:
     """The ratio above, the branch itself below; dashed at the start, solid after training."""
-    with panels(path, 2, 1, (8, 6.5), sharex=True) as [[top], [bottom]]:
+    caption = (
+        f"{figure.about(found)}; root mean squares over {figure.images(found)}, under the batch's own statistics"
+    )
+    with figure.panels(path, 2, 1, (8, 6.8), caption, sharex=True) as [[top], [bottom]]:
         for colour, (label, run) in enumerate(found.items()):
             for at in run["steps"]:
                 style = {"color": f"C{colour}", "ls": "-" if at["step"] else "--", "marker": ".", "lw": 1.2}
@@ -74,9 +81,9 @@ def plot(found: Mapping[str, Any], path: Path) -> None:
                 bottom.plot(index, at["branch"], **style)
         top.set_ylabel("RMS of F(x) / RMS of the shortcut")
         bottom.set_ylabel("RMS of F(x)")
-        by_depth(bottom, "unit, from input to output")
+        figure.by_depth(bottom, "unit, from input to output")
         for axes in (top, bottom):
-            from_zero(axes)
+            figure.from_zero(axes)
         top.legend(fontsize=8)
 
 

@@ -1,6 +1,7 @@
-"""How every picture is made: without a display, with room for its legend, and closed when it is written."""
+"""How every picture is made: without a display, with a caption, room for its legend, and closed when written."""
 
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,22 @@ import matplotlib.ticker
 
 
 @contextmanager
-def panels(path: Path, rows: int, columns: int, size: tuple[float, float], **options: Any) -> Iterator[Any]:
+def panels(
+    path: Path, rows: int, columns: int, size: tuple[float, float], caption: str = "", **options: Any
+) -> Iterator[Any]:
     """A grid of axes to draw on, an array [rows, columns]; leaving the block writes the PNG.
 
     Args:
       size: of the whole picture, in inches.
+      caption: what a reader must know and the axes do not say: data, length, number of images, bars and bands.
     """
     figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False, **options)
     try:
         for one in axes.flat:
             one.grid(alpha=0.3)
         yield axes
+        if caption:
+            figure.supxlabel(textwrap.fill(caption, int(15 * size[0])), fontsize=8, color="0.3")
         figure.savefig(path, dpi=120)
     finally:
         plt.close(figure)
@@ -38,3 +44,20 @@ def by_depth(axes: Any, label: str) -> None:
 def from_zero(axes: Any) -> None:
     """The y axis from 0, with room above the highest mark."""
     axes.set_ylim(0, 1.05 * max(axes.get_ylim()[1], 1e-3))
+
+
+def about(found: Mapping[str, Any]) -> str:
+    """Data and length of the runs in a picture, from what `Run.facts` gave; once for all that are alike."""
+    texts: dict[str, list[str]] = {}
+    for label, run in found.items():
+        text = f"{run['data']}, {run['total_steps']:,} steps of {run['batch_size']} images"
+        texts.setdefault(text, []).append(label)
+    if len(texts) == 1:
+        return next(iter(texts))
+    return "; ".join(f"{', '.join(labels)}: {text}" for text, labels in texts.items())
+
+
+def images(found: Mapping[str, Any]) -> str:
+    """How many images the runs in a picture were looked at with."""
+    counts = sorted({run["images"] for run in found.values()})
+    return f"{', '.join(f'{count:,}' for count in counts)} training images, augmented"

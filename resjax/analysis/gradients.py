@@ -1,4 +1,4 @@
-"""The gradient's norm by depth, at the start and at every saved step of training.
+"""The gradient's norm by depth, at the start and at saved steps of training.
 
 By weights: of the loss by each layer's kernel, what the optimizer sees. By activations: of the loss by each
 unit's output, what arrives there from above: it shrinks by up to 0.25 a layer in a plain sigmoid network, and
@@ -16,25 +16,15 @@ import jax.numpy as jnp
 import matplotlib
 import optax
 
-from resjax.analysis.figure import by_depth, panels
-from resjax.analysis.runs import ModulePath, Options, Run, Variables, name
+from resjax.analysis import figure, modules, runs
+from resjax.analysis.modules import ModulePath
+from resjax.analysis.runs import Options, Run, Variables
 from resjax.evaluation.evaluate import Batch
-from resjax.models.resnet import STEMS, ResNet
-from resjax.models.spec import UNITS, Spec
+from resjax.models.resnet import ResNet
+from resjax.models.spec import Spec
 
+TAKES = ("step", "images")  # of Options
 IMAGES = 128
-
-
-def weight_layers(spec: Spec) -> list[ModulePath]:
-    """Stem, branches and head: the weighted layers that depth counts, from input to output."""
-    stem = [("stem", f"conv{i}") for i in range(1, len(STEMS[spec.stem]) + 1)]
-    convs = range(1, len(UNITS[spec.unit].kernels) + 1)
-    return [*stem, *[(*unit, f"conv{i}") for unit in units(spec) for i in convs], ("head",)]
-
-
-def units(spec: Spec) -> list[ModulePath]:
-    """Every unit from input to output."""
-    return [(f"stage{shape.stage}", f"unit{shape.index}") for shape in spec.unit_shapes()]
 
 
 def gradients(spec: Spec, variables: Variables, batch: Batch) -> dict[str, dict[str, float]]:
@@ -48,8 +38,13 @@ def gradients(spec: Spec, variables: Variables, batch: Batch) -> dict[str, dict[
     """
     norms = _norms(spec, variables, batch)
     return {
-        "weights": {name(path): float(norms["weights"][name(path)]) for path in weight_layers(spec)},
-        "activations": {name(path): float(norms["activations"][name(path)]) for path in units(spec)},
+        "weights": {
+            modules.name(path): float(norms["weights"][modules.name(path)])
+            for path, _ in modules.weight_layers(spec)
+        },
+        "activations": {
+            modules.name(path): float(norms["activations"][modules.name(path)]) for path, _ in modules.units(spec)
+        },
     }
 
 
@@ -72,7 +67,7 @@ def _norms(spec: Spec, variables: Variables, batch: Batch) -> dict[str, dict[str
     n = len(batch["image"])
     zeros = {
         path: jnp.zeros((n, s.width) if spec.dense else (n, s.out_size, s.out_size, s.width), spec.dtype)
-        for path, s in zip(units(spec), spec.unit_shapes(), strict=True)
+        for path, s in modules.units(spec)
     }
     by_params, by_outputs = jax.grad(loss, argnums=(0, 1))(variables["params"], zeros)
 
@@ -86,16 +81,24 @@ def _norms(spec: Spec, variables: Variables, batch: Batch) -> dict[str, dict[str
         return jnp.sqrt(jnp.square(x.astype(jnp.float32)).sum())
 
     return {
-        "weights": {name(path): norm(kernel(path)) for path in weight_layers(spec)},
-        "activations": {name(path): norm(by_outputs[path]) for path in units(spec)},
+        "weights": {modules.name(path): norm(kernel(path)) for path, _ in modules.weight_layers(spec)},
+        "activations": {modules.name(path): norm(by_outputs[path]) for path, _ in modules.units(spec)},
     }
 
 
 def measure(run: Run, options: Options) -> dict[str, Any]:
-    """`layers`, `units` and, for the start (0) and every saved step, the norms in their order."""
+    """`layers`, `units` and, for the start (0) and the chosen step, the norms in their order.
+
+    Without a choice it is every saved step that a twentieth of the run or more separates from the next.
+    """
+    if options.step is None:
+        steps = [0, *runs.spaced(run.steps, run.steps[-1] / 20 if run.steps else 0)]
+    else:
+        steps = sorted({0, run.find(options.step)})
     batch = run.batch(options.images or IMAGES)
-    found = {step: gradients(run.spec, run.variables(step), batch) for step in (0, *run.steps)}
+    found = {step: gradients(run.spec, run.variables(step), batch) for step in steps}
     return {
+        **run.facts(),
         "images": len(batch["image"]),
         "layers": list(found[0]["weights"]),
         "units": list(found[0]["activations"]),
@@ -108,7 +111,10 @@ def measure(run: Run, options: Options) -> dict[str, Any]:
 
 def plot(found: Mapping[str, Any], path: Path) -> None:
     """One row a run, one line a step; the scales are shared. Norms of zero have no place on them."""
-    with panels(path, len(found), 2, (11, 0.8 + 2.8 * len(found)), sharex="col", sharey="col") as axes:
+    caption = f"{figure.about(found)}; L2 norms of the gradient of the mean loss of {figure.images(found)}"
+    with figure.panels(
+        path, len(found), 2, (11, 0.9 + 2.8 * len(found)), caption, sharex="col", sharey="col"
+    ) as axes:
         for row, (label, run) in zip(axes, found.items(), strict=True):
             colours = matplotlib.colormaps["viridis"].resampled(len(run["steps"]) + 1)
             for i, at in enumerate(run["steps"]):
@@ -118,8 +124,8 @@ def plot(found: Mapping[str, Any], path: Path) -> None:
             row[0].set(title=label, ylabel="gradient norm", yscale="log")
             row[1].set(title=label, yscale="log")
             row[1].legend(fontsize=8)
-        by_depth(axes[-1, 0], "weight layer, from input to output: gradient by its kernel")
-        by_depth(axes[-1, 1], "unit, from input to output: gradient by its output")
+        figure.by_depth(axes[-1, 0], "weight layer, from input to output: gradient by its kernel")
+        figure.by_depth(axes[-1, 1], "unit, from input to output: gradient by its output")
 
 
 def profiles(found: Any) -> dict[str, list[float]]:

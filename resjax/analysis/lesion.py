@@ -16,19 +16,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resjax.analysis.figure import by_depth, panels
-from resjax.analysis.runs import ModulePath, Options, Run, Variables, name
+from resjax.analysis import figure, modules
+from resjax.analysis.modules import ModulePath
+from resjax.analysis.runs import Options, Run, Variables
 from resjax.errors import BadInput
 from resjax.evaluation.evaluate import Batch, Metrics, add, make_eval_step, means
 from resjax.models.resnet import ResNet
 from resjax.models.spec import Spec
 
+TAKES = ("step", "images", "draws")  # of Options
+DRAWS = 5
 COUNTS = 8  # at most so many numbers of removed units are tried
 
 
 def removable(spec: Spec) -> list[ModulePath]:
     """The units that keep the shape of their input."""
-    return [(f"stage{s.stage}", f"unit{s.index}") for s in spec.unit_shapes() if not s.changes]
+    return [path for path, shape in modules.units(spec) if not shape.changes]
 
 
 @partial(jax.jit, static_argnums=0)
@@ -50,12 +53,12 @@ def lesioned(spec: Spec, variables: Variables, batch: Batch, removed: jax.Array)
         return make_eval_step(ResNet(spec))(variables["params"], variables["batch_stats"], batch)
 
 
-def choices(units: int, draws: int, seed: int) -> Iterator[np.ndarray]:
-    """Random sets of units to remove, [units] bool each: `draws` for each of several numbers from 1 to all."""
+def choices(n: int, draws: int, seed: int) -> Iterator[np.ndarray]:
+    """Random sets of `n` units to remove, [n] bool each: `draws` for each of several numbers from 1 to all."""
     rng = np.random.default_rng(seed)
-    for k in np.unique(np.linspace(1, units, COUNTS).round().astype(int)):
+    for k in np.unique(np.linspace(1, n, COUNTS).round().astype(int)):
         for _ in range(draws):
-            yield np.isin(np.arange(units), rng.choice(units, k, replace=False))
+            yield np.isin(np.arange(n), rng.choice(n, k, replace=False))
 
 
 def measure(run: Run, options: Options) -> dict[str, Any]:
@@ -65,8 +68,8 @@ def measure(run: Run, options: Options) -> dict[str, Any]:
       BadInput: if every unit changes its input's shape.
     """
     spec, step = run.spec, run.find(options.step)
-    units = removable(spec)
-    if not units:
+    able = removable(spec)
+    if not able:
         raise BadInput(f"--workdir={run.workdir}: every unit changes its input's shape, so none can be removed")
     variables = run.variables(step)
     size = min(run.config.batch_size, options.images or run.dataset.test_size)
@@ -80,22 +83,27 @@ def measure(run: Run, options: Options) -> dict[str, Any]:
         ]
 
     random: dict[int, list[float]] = {}
-    for removed in choices(len(units), options.draws, run.config.seed):
+    for removed in choices(len(able), options.draws or DRAWS, run.config.seed):
         random.setdefault(int(removed.sum()), []).append(accuracy(removed))
     return {
+        **run.facts(),
         "step": step,
         "images": int(sum(batch["mask"].sum() for batch in images)),
         "classes": spec.num_classes,
-        "whole": accuracy(np.zeros(len(units), bool)),
-        "units": [name(path) for path in units],
-        "single": [accuracy(one) for one in np.eye(len(units), dtype=bool)],
+        "whole": accuracy(np.zeros(len(able), bool)),
+        "units": [modules.name(path) for path in able],
+        "single": [accuracy(one) for one in np.eye(len(able), dtype=bool)],
         "random": [{"removed": k, "accuracy": values} for k, values in random.items()],
     }
 
 
 def plot(found: Mapping[str, Any], path: Path) -> None:
     """Accuracy without each unit on the left (dashed: whole network); against the number removed on the right."""
-    with panels(path, 1, 2, (11, 4.5), sharey=True) as [[left, right]]:
+    counts = ", ".join(sorted({f"{run['images']:,}" for run in found.values()}))
+    caption = (
+        f"{figure.about(found)}; accuracy on {counts} test images; bands: ± one standard deviation of the draws"
+    )
+    with figure.panels(path, 1, 2, (11, 4.8), caption, sharey=True) as [[left, right]]:
         for colour, (label, run) in enumerate(found.items()):
             one, whole, single = f"C{colour}", 100 * run["whole"], 100 * np.array(run["single"])
             left.plot(
@@ -114,8 +122,8 @@ def plot(found: Mapping[str, Any], path: Path) -> None:
             axes.axhline(chance, color="grey", ls=":", lw=1, label="chance")
             axes.legend(fontsize=8)
         left.set(ylabel="test accuracy (%)", ylim=(0, 105))
-        by_depth(left, "removed unit, from input to output (of those that keep their shape)")
-        by_depth(right, "number of units removed at random")
+        figure.by_depth(left, "removed unit, from input to output (of those that keep their shape)")
+        figure.by_depth(right, "number of units removed at random")
 
 
 def profiles(found: Any) -> dict[str, list[float]]:

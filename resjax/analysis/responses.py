@@ -15,30 +15,30 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from resjax.analysis.figure import by_depth, from_zero, panels
-from resjax.analysis.runs import ModulePath, Options, Run, Variables, name
+from resjax.analysis import figure, modules
+from resjax.analysis.modules import ModulePath
+from resjax.analysis.runs import Options, Run, Variables
 from resjax.models.norm import BatchNorm
-from resjax.models.resnet import STEMS, ResNet
+from resjax.models.resnet import ResNet
 from resjax.models.spec import ORDERS, UNITS, Spec
 
+TAKES = ("step", "images")  # of Options
 KERNELS = (3, 0)  # the layers that Fig. 7 shows, and fully connected ones
 IMAGES = 256
 
 
 def layers(spec: Spec) -> list[ModulePath]:
     """The module at which each 3x3 layer's response is read, from input to output."""
-    order, kernels = ORDERS[spec.order], UNITS[spec.unit].kernels
+    order, last = ORDERS[spec.order], f"conv{len(UNITS[spec.unit].kernels)}"
 
-    def at(i: int, tokens: str) -> str:
-        return f"norm{i}" if "cn" in tokens and spec.norm == "batch" else f"conv{i}"
+    def read_at(path: ModulePath) -> ModulePath:
+        *module, layer = path
+        tokens = "cna" if module == ["stem"] else order.last if layer == last else order.layer
+        normed = "cn" in tokens and spec.norm == "batch"
+        return (*module, layer.replace("conv", "norm") if normed else layer)
 
-    stem = [("stem", at(i, "cna")) for i, (kernel, _, _) in enumerate(STEMS[spec.stem], 1) if kernel in KERNELS]
-    return stem + [
-        (f"stage{shape.stage}", f"unit{shape.index}", at(i, order.last if i == len(kernels) else order.layer))
-        for shape in spec.unit_shapes()
-        for i, kernel in enumerate(kernels, 1)
-        if kernel in KERNELS
-    ]
+    *before_head, _ = modules.weight_layers(spec)
+    return [read_at(path) for path, kernel in before_head if kernel in KERNELS]
 
 
 def responses(spec: Spec, variables: Variables, images: jax.Array) -> dict[str, float]:
@@ -48,7 +48,9 @@ def responses(spec: Spec, variables: Variables, images: jax.Array) -> dict[str, 
       images: [N, H, W, C].
     """
     found = _responses(spec, variables, images)
-    return {name(path): float(found[name(path)]) for path in layers(spec)}  # jit has sorted them by name
+    return {
+        modules.name(path): float(found[modules.name(path)]) for path in layers(spec)
+    }  # jit has sorted them by name
 
 
 @partial(jax.jit, static_argnums=0)
@@ -65,30 +67,33 @@ def _responses(spec: Spec, variables: Variables, images: jax.Array) -> dict[str,
         module = updates["intermediates"]
         for part in path:
             module = module[part]
-        found[name(path)] = jnp.std(module["__call__"][0].astype(jnp.float32))
+        found[modules.name(path)] = jnp.std(module["__call__"][0].astype(jnp.float32))
     return found
 
 
 def measure(run: Run, options: Options) -> dict[str, Any]:
     """`layers` and their `std`, in order; `step`."""
     step = run.find(options.step)
-    images = run.batch(options.images or IMAGES)["image"]
-    std = responses(run.spec, run.variables(step), images)
-    return {"step": step, "images": len(images), "layers": list(std), "std": list(std.values())}
+    batch = run.batch(options.images or IMAGES)["image"]
+    std = responses(run.spec, run.variables(step), batch)
+    return {**run.facts(), "step": step, "images": len(batch), "layers": list(std), "std": list(std.values())}
 
 
 def plot(found: Mapping[str, Any], path: Path) -> None:
     """v1 Fig. 7: in the order of the layers above, sorted below."""
-    with panels(path, 2, 1, (8, 6.5), sharey=True) as [[top], [bottom]]:
+    caption = (
+        f"{figure.about(found)}; standard deviations over {figure.images(found)}, under the batch's own statistics"
+    )
+    with figure.panels(path, 2, 1, (8, 6.8), caption, sharey=True) as [[top], [bottom]]:
         for label, run in found.items():
             index = range(1, len(run["std"]) + 1)
             top.plot(index, run["std"], ".-", lw=1.2, label=f"{label}, step {run['step']:,}")
             bottom.plot(index, sorted(run["std"], reverse=True), ".-", lw=1.2)
-        by_depth(top, "3x3 layer, from input to output")
-        by_depth(bottom, "3x3 layer, sorted by its response")
+        figure.by_depth(top, "3x3 layer, from input to output")
+        figure.by_depth(bottom, "3x3 layer, sorted by its response")
         for axes in (top, bottom):
             axes.set_ylabel("std of the response")
-        from_zero(top)
+        figure.from_zero(top)
         top.legend(fontsize=8)
 
 
@@ -97,12 +102,12 @@ def profiles(found: Any) -> dict[str, list[float]]:
     return {"std": found["std"]}
 
 
-def draw(runs: Mapping[str, Path], path: Path, options: Options | None = None) -> dict[str, Any]:
+def draw(workdirs: Mapping[str, Path], path: Path, options: Options | None = None) -> dict[str, Any]:
     """Measures the runs, label -> workdir, writes the picture and returns what is in it.
 
     Raises:
       BadInput: for a folder without a run or a checkpoint.
     """
-    found = {label: measure(Run.open(workdir), options or Options()) for label, workdir in runs.items()}
+    found = {label: measure(Run.open(workdir), options or Options()) for label, workdir in workdirs.items()}
     plot(found, path)
     return found

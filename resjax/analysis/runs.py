@@ -8,36 +8,34 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from resjax import files
+from resjax.config import Durations, durations, network, restored
 from resjax.data.loader import Dataset, open_dataset
 from resjax.errors import BadInput
 from resjax.evaluation.evaluate import Batch
-from resjax.files import read_json
 from resjax.models import scan
-from resjax.models.resnet import init_variables
 from resjax.models.spec import Spec
+from resjax.train import program
 from resjax.train.checkpoint import Checkpoints, initialize_from
-from resjax.train.step import TrainState
 
 Variables = dict[str, Any]
-ModulePath = tuple[str, ...]  # of a module in the network: ("stage1", "unit0", "conv1")
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What a person may choose.
+    """What a person may choose; None leaves it to the analysis.
 
     Attributes:
       step: `latest`, `best`, a saved step, or 0 for the weights that training started from.
-      images: how many to look at; None = the analysis's own choice.
+      images: how many to look at.
       draws: random sets of units for each number of removed units (lesion).
     """
 
-    step: str = "latest"
+    step: str | None = None
     images: int | None = None
-    draws: int = 5
+    draws: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("images", "draws"):
@@ -48,22 +46,33 @@ class Options:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Run:
-    """One run; `Run.open` makes it."""
+    """One run, or the runs of one variant that differ in their seeds; `Run.open` makes it.
+
+    Attributes:
+      workdir: the folder of the run, or of the first seed.
+      config: its config, for one device.
+      seeds: the folders of all seeds; of a single run, its own.
+    """
 
     workdir: Path
     config: ConfigDict
+    seeds: tuple[Path, ...]
 
     @classmethod
-    def open(cls, workdir: Path) -> "Run":
-        """The run in `workdir`, on one device whatever it was trained on.
+    def open(cls, *workdirs: Path) -> "Run":
+        """The run in `workdirs[0]`, on one device whatever it was trained on; the others are its other seeds.
 
         Raises:
           BadInput: if there is none.
         """
-        saved = workdir / "config.json"
+        saved = workdirs[0] / "config.json"
         if not saved.is_file():
-            raise BadInput(f"--workdir={workdir} holds no run (no config.json); give the workdir of a training run")
-        return cls(workdir, ConfigDict(read_json(saved) | {"mesh": {"data": 1, "fsdp": 1}}))
+            raise BadInput(
+                f"--workdir={workdirs[0]} holds no run (no config.json); give the workdir of a training run"
+            )
+        config = restored(files.read_json(saved), saved)
+        config.mesh.data = config.mesh.fsdp = 1
+        return cls(workdirs[0], config, workdirs)
 
     @functools.cached_property
     def spec(self) -> Spec:
@@ -71,7 +80,7 @@ class Run:
 
         Stochastic depth leaves a branch as it is in expectation; dropout on the shortcut scales it.
         """
-        trained = Spec(**self.config.model)
+        trained = network(self.config)
         return dataclasses.replace(
             trained,
             scan=False,
@@ -87,13 +96,18 @@ class Run:
         return open_dataset(**self.config.data)
 
     @functools.cached_property
+    def durations(self) -> Durations:
+        """The run's durations in steps."""
+        return durations(self.config, self.dataset.train_size)
+
+    @functools.cached_property
     def steps(self) -> tuple[int, ...]:
         """The steps with a checkpoint, in ascending order."""
         with closing(Checkpoints(self.workdir)) as checkpoints:
-            return tuple(reversed(checkpoints.steps()))
+            return tuple(sorted(checkpoints.steps()))
 
-    def find(self, which: str) -> int:
-        """The step that `latest`, `best`, a number or 0 names.
+    def find(self, which: str | None) -> int:
+        """The step that `latest` (or None), `best`, a number or 0 names.
 
         Raises:
           BadInput: if there is no such checkpoint.
@@ -102,8 +116,26 @@ class Run:
             return 0
         if not self.steps:
             raise BadInput(f"--workdir={self.workdir} holds no checkpoint yet; train on, or look at --step=0")
-        with closing(Checkpoints(self.workdir)) as checkpoints:
-            return checkpoints.find(which)
+        if which in (None, "latest"):
+            return self.steps[-1]
+        if which == "best":
+            with closing(Checkpoints(self.workdir)) as checkpoints:
+                best = checkpoints.best_step()
+            if best is None:
+                raise BadInput(
+                    f"--step=best: nothing was validated in --workdir={self.workdir}; choose latest or one of "
+                    f"{self._saved()}"
+                )
+            return best
+        for step in self.steps:
+            if which == str(step):
+                return step
+        raise BadInput(
+            f"--step={which}: not saved in --workdir={self.workdir}; choose latest, best or one of {self._saved()}"
+        )
+
+    def _saved(self) -> str:
+        return ", ".join(map(str, (0, *self.steps)))
 
     def variables(self, step: int) -> Variables:
         """`params` and `batch_stats` after `step` steps, 0 being the start; unit by unit, also of a scanned run.
@@ -122,33 +154,63 @@ class Run:
         with closing(self.dataset.train(max(1, images // group) * group, self.config.seed)) as batches:
             return jax.device_put(next(batches))
 
+    def facts(self) -> dict[str, Any]:
+        """What every picture says about the training: `data`, `total_steps` and `batch_size`."""
+        return {
+            "data": self.config.data.name,
+            "total_steps": self.durations.total,
+            "batch_size": self.config.batch_size,
+        }
+
     def _start(self) -> Variables:
-        # A scanned network draws other weights than the same network unrolled: initialise as trained, then convert.
-        trained = Spec(**self.config.model)
-        fresh = jax.jit(init_variables, static_argnums=0)(trained, self.config.seed)
+        # By the very program that training starts with: the same function compiled otherwise rounds otherwise,
+        # and a scanned network draws other weights than the same network unrolled.
+        state = program.build(self.config, network(self.config), self.durations).init()
         if self.config.init_from:
-            state = TrainState(step=jnp.int32(0), opt_state=(), **fresh)
             state = initialize_from(Path(self.config.init_from), state)
-            fresh = {"params": state.params, "batch_stats": state.batch_stats}
-        return scan.unroll(fresh)
+        return scan.unroll({"params": state.params, "batch_stats": state.batch_stats})
 
 
-def labels(workdirs: Iterable[Path]) -> dict[str, Path]:
-    """Runs by label: the shortest ends of their paths that tell them apart.
+def gather(workdirs: Iterable[Path]) -> dict[str, Run]:
+    """Opens runs, and of whole sweeps every variant with its seeds together, by label.
+
+    A label is the shortest end of the path that tells the runs apart.
 
     Raises:
-      BadInput: for a run that is given twice.
+      BadInput: for a folder without a run, or a run that is given twice.
     """
-    paths = [path.absolute() for path in workdirs]
-    for path in paths:
-        if paths.count(path) > 1:
-            raise BadInput(f"--workdir={path} is given twice")
+    folders: dict[Path, list[Path]] = {}
+    for workdir in workdirs:
+        for folder, seeds in _seeds(workdir).items():
+            if folder in folders:
+                raise BadInput(f"--workdir={workdir} is given twice")
+            folders[folder] = seeds
     length = 1
-    while len(named := {"/".join(path.parts[-length:]): path for path in paths}) < len(paths):
+    while len({folder.parts[-length:] for folder in folders}) < len(folders):
         length += 1
-    return named
+    return {"/".join(folder.parts[-length:]): Run.open(*seeds) for folder, seeds in folders.items()}
 
 
-def name(path: ModulePath) -> str:
-    """The name of a module in tables and pictures."""
-    return "/".join(path)
+def _seeds(workdir: Path) -> dict[Path, list[Path]]:
+    """Folder -> the runs in it: of a sweep, a variant's seeds that have begun; of any other workdir, itself."""
+    path, definition = workdir.absolute(), workdir / "sweep.json"
+    if not definition.is_file():
+        return {path: [workdir]}
+    sweep = files.read_json(definition)
+    seeds = {
+        path / "runs" / variant: [workdir / "runs" / variant / f"seed{seed}" for seed in sweep["seeds"]]
+        for variant in sweep["runs"]
+    }
+    begun = {folder: [run for run in runs if (run / "config.json").is_file()] for folder, runs in seeds.items()}
+    if not any(begun.values()):
+        raise BadInput(f"--workdir={workdir} holds a sweep of which no run has begun; run it first")
+    return {folder: runs for folder, runs in begun.items() if runs}
+
+
+def spaced(steps: Iterable[int], gap: float) -> list[int]:
+    """Ascending steps without those that are nearer than `gap` to the next one that stays; the last one stays."""
+    kept: list[int] = []
+    for step in reversed(list(steps)):
+        if not kept or kept[-1] - step >= gap:
+            kept.append(step)
+    return kept[::-1]

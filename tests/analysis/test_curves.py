@@ -1,21 +1,103 @@
+import json
+import statistics
+
+import numpy as np
 import pytest
 
-from resjax.analysis import curves
-from resjax.analysis.runs import Options, Run
+from resjax import files
+from resjax.analysis import curves, figure
+from resjax.analysis.runs import Options, Run, gather
 from resjax.errors import BadInput
-from resjax.files import read_lines
+
+OPTIONS = Options()
+
+
+def write(workdir, residual, training, test):
+    """A run that has recorded `training` and `test`, both step -> accuracy."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / "config.json").write_bytes((residual / "config.json").read_bytes())
+    records = [{"step": step, "split": "train", "accuracy": a} for step, a in training.items()]
+    records += [{"step": step, "split": "test", "accuracy": a} for step, a in test.items()]
+    records.sort(key=lambda record: record["step"])
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    return workdir
 
 
 def test_errors_in_percent_of_every_split(residual, tmp_path):
-    found = curves.measure(Run.open(residual), Options())
-    records = [r for r in read_lines(residual / "metrics.jsonl") if r["split"] == "test"]
-    assert found["test"] == {"step": [4], "error": [100 * (1 - records[0]["accuracy"])]}
-    assert set(found) == {"train", "test"}
-    curves.draw({"a": residual, "b": residual}, tmp_path / "x.png")
+    found = curves.measure(Run.open(residual), OPTIONS)
+    summary = json.loads((residual / "summary.json").read_text())
+    assert found["splits"].keys() == {"train", "test"}
+    assert found["splits"]["test"]["step"] == found["splits"]["train"]["step"] == [4]
+    assert found["splits"]["test"]["error"] == [100 * (1 - summary["test_accuracy"])]
+    # Merged over the records since the last evaluation, it is the summary's own training error.
+    np.testing.assert_allclose(found["splits"]["train"]["error"], 100 * (1 - summary["train_accuracy"]), rtol=1e-9)
+    assert (found["data"], found["total_steps"], found["batch_size"], found["seeds"]) == ("digits", 4, 32, 1)
+    curves.draw({"a": residual, "b": [residual]}, tmp_path / "x.png")
     assert (tmp_path / "x.png").stat().st_size > 0
+
+
+def test_training_errors_stand_for_equally_many_steps(residual, tmp_path):
+    # Logged every 20 steps, evaluated every 22: intervals of 20 and 2 steps.
+    training = {20: 0.5, 22: 0.0, 40: 0.5, 44: 1.0, 60: 0.5, 66: 1.0}
+    found = curves.read(write(tmp_path / "a", residual, training, {22: 0.1, 44: 0.2, 66: 0.3}))
+    assert found["train"]["step"] == [22, 44, 66]
+    np.testing.assert_allclose(found["train"]["error"], [100 - 1000 / 22, 100 - 1300 / 22, 100 - 1400 / 22])
+    assert found["test"] == {"step": [22, 44, 66], "error": [90, 80, 70]}
+
+
+def test_a_last_interval_of_one_step_is_part_of_the_one_before(residual, tmp_path):
+    training = {22: 0.5, 44: 0.5, 66: 0.5, 67: 0.0}
+    found = curves.read(write(tmp_path / "a", residual, training, {22: 0.1, 44: 0.2, 66: 0.3, 67: 0.3}))
+    assert found["train"]["step"] == [22, 44, 67]
+    np.testing.assert_allclose(found["train"]["error"][-1], 100 - 100 * 11 / 23)
+    assert found["test"]["step"] == [22, 44, 66, 67]
+
+
+def test_the_curve_of_a_run_that_goes_on(residual, tmp_path):
+    training = {10: 0.1, 20: 0.2, 24: 0.3}
+    assert curves.read(write(tmp_path / "a", residual, training, {}))["train"]["step"] == [10, 20, 24]
+    assert curves.read(write(tmp_path / "b", residual, training, {20: 0.5}))["train"]["step"] == [20]
+    assert curves.read(write(tmp_path / "c", residual, training | {30: 0.4}, {20: 0.5}))["train"]["step"] == [
+        20,
+        30,
+    ]
+
+
+def test_a_sweep_gives_the_mean_and_the_spread_of_its_seeds(residual, tmp_path, monkeypatch):
+    sweep = tmp_path / "sweep"
+    sweep.mkdir()
+    files.write_json(sweep / "sweep.json", {"seeds": [0, 1, 2], "runs": {"a": {}, "b": {}}})
+    errors = {0: [50, 10], 1: [60, 20], 2: [70]}  # the third has not come to the end
+    for seed, tests in errors.items():
+        test = {10 * (i + 1): 1 - error / 100 for i, error in enumerate(tests)}
+        write(sweep / "runs" / "a" / f"seed{seed}", residual, {step: 0.25 for step in test}, test)
+    (sweep / "runs" / "b" / "seed0").mkdir(parents=True)  # begun, nothing recorded yet
+    (sweep / "runs" / "b" / "seed0" / "config.json").write_bytes((residual / "config.json").read_bytes())
+
+    runs = gather([sweep])
+    with pytest.raises(BadInput, match="seed0 has no metrics yet"):
+        curves.measure(runs["b"], OPTIONS)
+    found = {"a": curves.measure(runs["a"], OPTIONS)}
+    test = found["a"]["splits"]["test"]
+    assert (found["a"]["seeds"], test["step"], test["n"]) == (3, [10, 20], [3, 2])
+    np.testing.assert_allclose(test["error"], [60, 15])
+    np.testing.assert_allclose(test["std"], [10, statistics.stdev([10, 20])])
+
+    axes = []
+    monkeypatch.setattr(figure, "from_zero", axes.append)
+    curves.plot(found, tmp_path / "x.png")
+    training, mean = axes[0].lines
+    assert list(mean.get_ydata()) == test["error"]
+    assert (training.get_linestyle(), mean.get_linestyle()) == ("--", "-")
+    band = axes[0].collections[1].get_paths()[0].vertices
+    np.testing.assert_allclose(sorted({y for x, y in band if x == 10}), [50, 70])
+    caption = " ".join(axes[0].figure.get_supxlabel().split())
+    assert caption.startswith("digits, 20 steps of 32 images")
+    assert "bands ± one sample standard deviation" in caption
+    assert [text.get_text() for text in axes[0].get_legend().get_texts()] == ["a (n=3)", "training", "test"]
 
 
 def test_a_run_that_has_recorded_nothing(residual, tmp_path):
     (tmp_path / "config.json").write_text((residual / "config.json").read_text())
     with pytest.raises(BadInput, match="no metrics yet"):
-        curves.measure(Run.open(tmp_path), Options())
+        curves.measure(Run.open(tmp_path), OPTIONS)

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import pytest
 from resjax.analysis.__main__ import ANALYSES, analyse, main
 from resjax.analysis.runs import Options, Run
 from resjax.errors import BadInput
+from resjax.files import write_json
 
 
 @pytest.mark.parametrize("name", ANALYSES)
@@ -40,6 +42,8 @@ def test_the_command_itself(residual, tmp_path):
         (["curves", "--workdirs=x"], "did you mean --workdir"),
         (["lesion", "--workdir=x", "--draws=0"], "--draws=0"),
         (["lesion", "--workdir=x", "--images=-1"], "--images=-1"),
+        (["curves", "--workdir=x", "--step=4"], "--step=4: curves has no use for it"),
+        (["branches", "--workdir=x", "--draws=4"], "--draws=4: branches has no use for it"),
     ],
 )
 def test_mistakes_are_one_line(argv, message):
@@ -52,3 +56,24 @@ def test_a_folder_that_cannot_be_written(residual, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(BadInput, match="cannot be written"):
         main(["curves", f"--workdir={residual}", f"--out={tmp_path / 'file'}"])
+
+
+@pytest.mark.parametrize("name", [name for name in ANALYSES if name != "curves"])
+def test_no_analysis_ignores_the_step(residual, tmp_path, name):
+    """And of several runs, all are looked at before the first is measured."""
+    for step in ("3", "many"):
+        with pytest.raises(BadInput, match=f"--step={step}: not saved .* one of 0, 2, 4") as error:
+            main([name, f"--workdir={residual}", f"--step={step}", f"--out={tmp_path}"])
+        assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_only_curves_take_a_whole_sweep(residual, tmp_path):
+    write_json(tmp_path / "sweep.json", {"seeds": [0, 1], "runs": {"a": {}}})
+    for seed in (0, 1):
+        shutil.copytree(residual, tmp_path / "runs" / "a" / f"seed{seed}")
+    with pytest.raises(BadInput, match=r"give one, such as --workdir=.*runs/a/seed0$"):
+        main(["responses", f"--workdir={tmp_path}"])
+    main(["curves", f"--workdir={tmp_path}"])
+    found = json.loads((tmp_path / "analysis" / "curves.json").read_text())
+    assert {label: run["seeds"] for label, run in found.items()} == {"a": 2}

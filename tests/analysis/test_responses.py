@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from resjax.analysis import responses
+from resjax.analysis import figure, responses
 from resjax.analysis.runs import Options
 from resjax.errors import BadInput
 from resjax.models.published import cifar, imagenet
@@ -53,7 +53,7 @@ def test_only_3x3_layers_are_shown():
 
 def test_several_runs_in_one_picture(residual, plain_run, tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(responses, "from_zero", lambda axes: drawn.extend(axes.figure.axes))
+    monkeypatch.setattr(figure, "from_zero", lambda axes: drawn.extend(axes.figure.axes))
     found = responses.draw({"ResNet": residual, "plain": plain_run}, tmp_path / "x.png", Options(images=32))
     assert (tmp_path / "x.png").stat().st_size > 0
     top, bottom = drawn
