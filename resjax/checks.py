@@ -146,8 +146,15 @@ FREE = {
     "model.remat",
 }
 LENGTH = {"total_steps", "total_epochs"}  # free too, where the schedule does not depend on the end
-# What a checkpoint may be evaluated on besides; everything else is the run's own.
-EVALUATED_ON = {"data.name", "data.dir", "data.train_split", "data.validation_split", "data.test_split"}
+# What may differ besides where a checkpoint is evaluated; everything else is the run's own.
+EVALUATION = {
+    "batch_size",
+    "data.name",
+    "data.dir",
+    "data.train_split",
+    "data.validation_split",
+    "data.test_split",
+}
 # Left open by these values, a field is what the data set has.
 OPEN: dict[str, tuple[Any, ...]] = {
     "model.num_classes": (0,),
@@ -169,7 +176,8 @@ def differences(saved: ConfigDict, config: ConfigDict, free: Collection[str] = F
     old, new = flatten(plain(saved)), flatten(plain(config))
     lines = []
     for field in old:
-        if old[field] == new[field] or field in free or {old[field], new[field]} & set(OPEN.get(field, ())):
+        left_open = any(value in OPEN.get(field, ()) for value in (old[field], new[field]))
+        if old[field] == new[field] or field in free or left_open:
             continue
         why = ""
         if field in LENGTH and free is FREE:

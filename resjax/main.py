@@ -13,7 +13,7 @@ import json
 import os
 import shlex
 import sys
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -66,16 +66,18 @@ def main(argv: list[str]) -> int:
             say(f"{workdir} is finished: {summary['steps']} steps; raise total_steps or choose another --workdir")
             return report(workdir, summary)
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        with lock.hold(workdir):
-            files.write_json(workdir / "config.json", plain(run.config))
+        with ExitStack() as held:
+            try:
+                workdir.mkdir(parents=True, exist_ok=True)
+                held.enter_context(lock.hold(workdir))
+                files.write_json(workdir / "config.json", plain(run.config))
+            except OSError as error:
+                raise BadInput(f"workdir={workdir} is not writable: {error}; choose another --workdir") from error
             announce(run, workdir)
             summary = train(run, workdir, BEGAN)
-    except PermissionError as error:
-        raise BadInput(f"workdir={workdir} is not writable: {error}; choose another --workdir") from error
     except Preempted as stopped:
-        say(f"{stopped}; saved in {workdir}\nto go on, run the same command again:")
-        say(f"python -m resjax.main {shlex.join(argv)}")
+        say(f"{stopped}; saved in {workdir}")
+        say(f"to go on, run the same command again: python -m resjax.main {shlex.join(argv)}")
         return INTERRUPTED
     except NonFinite as error:
         say(f"error: {error}")
@@ -118,13 +120,13 @@ def evaluate_run(workdir: Path, config: ConfigDict | None, overrides: list[str],
     own = restored(files.read_json(saved), saved)
     asked = own.copy_and_resolve_references()
     cli.override(asked, overrides)
-    if changed := checks.differences(own, asked, checks.FREE | checks.EVALUATED_ON):
+    if changed := checks.differences(own, asked, checks.FREE | checks.EVALUATION):
         raise BadInput(
             f"--mode=eval evaluates the run as it was trained: {'; '.join(changed)}. Leave that out; only the data "
             "set, its folder and its splits may differ"
         )
     if config:
-        for line in checks.differences(own, config, checks.FREE | checks.EVALUATED_ON):
+        for line in checks.differences(own, config, checks.FREE | checks.EVALUATION):
             if line.startswith("model."):
                 raise BadInput(f"workdir={workdir} holds another network: {line}. Leave --config out")
             say(f"the run's own value is taken: {line}")

@@ -59,6 +59,8 @@ def train(experiment: Experiment, workdir: Path, began: float | None = None) -> 
         state, progress = start(experiment, checkpoints, began)
         log = RunLog(workdir, int(state.step), experiment.durations.total)
         with closing(log), StopRequest() as stop:
+            if state.step:
+                log.say(f"resumed  from step {state.step}")
             state = fit(experiment, state, progress, log, checkpoints, stop)
     summary = summarize(experiment, state, progress)
     files.write_json(workdir / "summary.json", summary)  # closing the checkpoints waited for the last one
