@@ -8,6 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from resjax.config import default, flatten, network, plain
+from resjax.data.resolve import PUBLISHED, Resolved, resolve
 from resjax.errors import BadInput, unknown
 from resjax.models.spec import Spec
 
@@ -105,29 +106,65 @@ def mesh_shape(config: ConfigDict, devices: int) -> tuple[int, int]:
     return data, fsdp
 
 
-def resolved(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int, **data: Any) -> ConfigDict:
+def resolved(config: ConfigDict, facts: Resolved) -> ConfigDict:
     """A copy of `config` in which every field that it leaves to the data set has the set's value.
-
-    Args:
-      image_shape: (H, W, C) of the processed images.
-      data: values of `config.data`, where the set decides them.
 
     Raises:
       BadInput: naming the field of the model that does not fit the set.
     """
-    config = config.copy_and_resolve_references()
+    config = sized(config, facts.image_shape, facts.num_classes)
+    for field in ("augment", "pad", "normalize", "image_size"):
+        config.data[field] = getattr(facts, field)
+    return config
+
+
+def sized(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> ConfigDict:
+    """A copy of `config` whose network has the input and the classes of a data set.
+
+    Args:
+      image_shape: (H, W, C) of the processed images.
+
+    Raises:
+      BadInput: naming the field of the model that is neither open nor right.
+    """
     height, width, channels = image_shape
     if height != width:
-        raise BadInput(f"data.name={config.data.name}: images of {height}x{width}; set data.image_size to a side")
-    found = {"input_size": height, "input_channels": channels, "num_classes": num_classes}
-    for field, value in found.items():
+        raise BadInput(f"data.name={config.data.name}: its images are {height}x{width}; set data.image_size")
+    config = config.copy_and_resolve_references()
+    for field, value in {"input_size": height, "input_channels": channels, "num_classes": num_classes}.items():
         if config.model[field] not in (0, value):
             raise BadInput(
                 f"model.{field}={config.model[field]} but {config.data.name} has {value}: "
                 f"set model.{field}={value}, or 0 to take what the data set has"
             )
-    config.model.update(found)
-    config.data.update({field: value for field, value in data.items() if config.data[field] in (None, 0)})
+        config.model[field] = value
+    return config
+
+
+def described(config: ConfigDict) -> ConfigDict:
+    """`sized` without opening the data: by the prepared set's description, or as the set is published.
+
+    Raises:
+      BadInput: for a set that is neither prepared nor known.
+    """
+    if all(config.model[field] for field in ("input_size", "input_channels", "num_classes")):
+        return config
+    data = config.data
+    if data.name in PUBLISHED:
+        height, width, channels, classes = PUBLISHED[data.name]
+        return sized(config, (data.image_size or height, data.image_size or width, channels), classes)
+    facts = resolve(**data)
+    return sized(config, facts.image_shape, facts.num_classes)
+
+
+def continued(saved: ConfigDict, config: ConfigDict) -> ConfigDict:
+    """A copy of `config` in which what it leaves to the data set is as it was when the run started."""
+    config = config.copy_and_resolve_references()
+    old, new = flatten(plain(saved)), flatten(plain(config))
+    for field, left_open in OPEN.items():
+        section, _, name = field.partition(".")
+        if new[field] in left_open and old[field] not in left_open:
+            config[section][name] = old[field]
     return config
 
 

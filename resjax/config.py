@@ -44,9 +44,10 @@ def default(model: Spec | None = None) -> ConfigDict:
     c.data.train_split = "train"
     c.data.validation_split = ""  # such as train[45000:]; the only split that may select anything
     c.data.test_split = "test"
-    c.data.augment = "crop_flip"  # none | crop | crop_flip | resized_crop_flip
-    c.data.pad = 4  # pixels of zero padding before the random crop
-    c.data.normalize = "pixel_mean"  # pixel_mean | channel
+    # What is usual for the set, unless it is given here.
+    c.data.augment = placeholder(str)  # none | crop | crop_flip | resized_crop_flip
+    c.data.pad = placeholder(int)  # pixels of zero padding before the random crop
+    c.data.normalize = placeholder(str)  # pixel_mean | channel
     c.data.image_size = 0  # 0: the set's own
     c.data.workers = 0  # processes that prepare batches; 0: threads. The batches are the same
 

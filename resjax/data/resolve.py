@@ -30,6 +30,13 @@ BY_NAME = {
     "cifar100": SMALL_PICTURES,
 }
 
+# Height, width, channels and classes of sets that are spoken of before they are prepared.
+PUBLISHED = {
+    "cifar10": (32, 32, 3, 10),
+    "cifar100": (32, 32, 3, 100),
+    "imagenet2012": (PHOTOGRAPH_SIDE, PHOTOGRAPH_SIDE, 3, 1000),
+}
+
 
 @dataclass(frozen=True, eq=False)
 class Resolved:

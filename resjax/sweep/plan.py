@@ -12,7 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from resjax import cli
-from resjax.checks import LENGTH, differences, resolved, validate
+from resjax.checks import LENGTH, differences, sized, validate
 from resjax.config import durations, network, plain, restored
 from resjax.data.augment import AUGMENTATIONS, NORMALIZATIONS
 from resjax.data.sources import Source, open_source
@@ -141,7 +141,7 @@ def check_data(runs: Iterable[Run]) -> dict[Run, int]:
             source = sources[key] = sources.get(key) or open_source(*key)
             if shape := source.image_shape:
                 shape = (data.image_size, data.image_size, shape[2]) if data.image_size else shape
-                resolved(run.config, shape, source.num_classes)
+                sized(run.config, shape, source.num_classes)
             train_size = len(parse_slice("data.train_split", data.train_split, source.sizes))
             steps[run] = durations(run.config, train_size).total
         except BadInput as error:

@@ -7,6 +7,7 @@ Where a run starts, in this order:
 """
 
 import dataclasses
+import sys
 import time
 from contextlib import closing
 from pathlib import Path
@@ -16,7 +17,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from resjax import files
+from resjax import files, machine
 from resjax.config import Durations, plain
 from resjax.data.loader import Dataset
 from resjax.evaluation.evaluate import Evaluation, evaluate
@@ -122,6 +123,13 @@ def start(experiment: Experiment, checkpoints: Checkpoints, began: float) -> tup
     config, program = experiment.config, experiment.program
     if resumed := checkpoints.restore_latest(program.abstract):
         state, meta = resumed
+        before, here = meta.get("machine", {}).get("threads"), machine.threads()
+        if before not in (None, here) and jax.default_backend() == "cpu":
+            print(
+                f"the run had {before} threads and goes on with {here}, which changes roundings: for the same "
+                f"bits, stop it and put NPROC={before} before the command",
+                file=sys.stderr,
+            )
         # 0.1.0 kept its progress among the rest.
         return state, Progress.from_json(meta.get("progress", meta), began)
     state = program.init(np.uint32(config.seed))
@@ -134,6 +142,8 @@ def record(experiment: Experiment, progress: Progress, step: int) -> dict[str, A
     """What a checkpoint stores beside the state."""
     return {
         "config": plain(experiment.config),
+        "preprocessing": experiment.dataset.preprocessing.json(),
+        "machine": machine.describe(experiment.program.mesh.size),
         "data": {"next_step": step, "seed": experiment.config.seed},
         "progress": progress.json(),
     }
@@ -163,5 +173,6 @@ def summarize(experiment: Experiment, state: TrainState, progress: Progress) -> 
         "macs": total.macs,
         "depth": experiment.spec.depth,
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "threads": machine.threads(),
         "state_digest": checkpoint.digest(state),
     }
