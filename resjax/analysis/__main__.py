@@ -35,7 +35,7 @@ ANALYSES: dict[str, ModuleType] = {
 
 def define(values: flags.FlagValues) -> None:
     flags.DEFINE_multi_string(
-        "workdir", [], "A run, or a sweep (curves); repeat it, or separate with commas.", flag_values=values
+        "workdir", None, "A run, or a sweep (curves); repeat it, or separate with commas.", flag_values=values
     )
     flags.DEFINE_string("out", None, "Where to write; RUN/analysis by default.", flag_values=values)
     flags.DEFINE_string(
@@ -61,7 +61,7 @@ def main(argv: list[str]) -> None:
     for field in ("step", "images", "draws"):
         if values[field].value is not None and field not in ANALYSES[name].TAKES:
             raise BadInput(f"--{field}={values[field].value}: {name} has no use for it; leave it out")
-    workdirs = [Path(part) for given in values.workdir for part in given.split(",") if part]
+    workdirs = [Path(part) for given in values.workdir or [] for part in given.split(",") if part]
     if not workdirs:
         raise BadInput("--workdir is missing: give the folder of a run")
     runs = gather(workdirs)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from resjax.analysis import figure
 from resjax.config import default, durations, network, plain
 from resjax.data.loader import open_dataset
 from resjax.files import write_json
@@ -52,6 +53,16 @@ def save_start(workdir, config):
 @pytest.fixture(autouse=True, scope="module")
 def _compile_fast(quick_compilation):
     pass
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that a test has drawn, kept open to be looked at."""
+    close, kept = figure.plt.close, []
+    monkeypatch.setattr(figure.plt, "close", kept.append)
+    yield kept
+    for one in kept:
+        close(one)
 
 
 @pytest.fixture(scope="session")
