@@ -1,9 +1,13 @@
-"""Eight fake CPU devices, one compilation cache for all tests and their subprocesses, and runs to look into."""
+"""Eight fake CPU devices, one compilation cache for all tests and their subprocesses, and runs to look into.
+
+Every test finds the process as the first one did, so the order does not matter; `--shuffle=SEED` shows it.
+"""
 
 import contextlib
 import fcntl
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -19,6 +23,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="resjax-xla-"))
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
@@ -56,10 +61,76 @@ RICH = (
 )
 
 
+def pytest_addoption(parser):
+    parser.addoption("--shuffle", type=int, metavar="SEED", help="Modules, and the tests in each, in a random order.")
+
+
+def pytest_collection_modifyitems(config, items):
+    seed = config.getoption("shuffle")
+    if seed is None:
+        return
+    rng, modules = random.Random(seed), list({item.path for item in items})
+    place = {path: i for i, path in enumerate(rng.sample(sorted(modules), len(modules)))}
+    rng.shuffle(items)
+    items.sort(key=lambda item: place[item.path])  # modules stay whole, and with them their fixtures
+
+
 def pytest_unconfigure():
     cache = Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
     if cache.name.startswith("resjax-xla-") and "PYTEST_XDIST_WORKER" not in os.environ:
         shutil.rmtree(cache, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def jax_flags(**flags):
+    """Sets flags of JAX; leaving the block puts back every flag as it was found, also those that others set."""
+    found = dict(jax.config.values)
+    try:
+        for name, value in flags.items():
+            jax.config.update(name, value)
+        yield
+    finally:
+        for name, value in found.items():
+            if jax.config.values[name] != value:
+                jax.config.update(name, value)
+
+
+@contextlib.contextmanager
+def as_found():
+    """Leaving the block puts back JAX's flags, the environment and the working folder: commands set all three."""
+    environment, folder = dict(os.environ), Path.cwd()
+    # JAX decides once in a process whether it caches; so a test of `--cold` would depend on the tests before it.
+    compilation_cache.reset_cache()
+    try:
+        with jax_flags():
+            yield
+    finally:
+        os.chdir(folder)
+        os.environ.clear()
+        os.environ.update(environment)
+
+
+@pytest.fixture(autouse=True)
+def _tests_leave_no_trace():
+    with as_found():
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _fixtures_leave_no_trace():
+    """Says which module's fixtures do: what a test does itself has been put back by now."""
+    flags, environment, folder = dict(jax.config.values), dict(os.environ), Path.cwd()
+    yield
+    environment.pop("PYTEST_CURRENT_TEST", None)
+    now = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+    assert (jax.config.values, now, Path.cwd()) == (flags, environment, folder)
+
+
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """For modules that run little of what they compile: most of the time would go into optimising it."""
+    with jax_flags(jax_disable_most_optimizations=True):
+        yield
 
 
 class Process:

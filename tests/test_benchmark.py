@@ -27,11 +27,8 @@ SMALL = [
 
 
 @pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """Speed is not what is tested here."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+def _speed_is_not_tested_here(quick_compilation):
+    pass
 
 
 def test_the_command_prints_one_json_object(capsys, tmp_path):

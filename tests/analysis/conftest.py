@@ -18,6 +18,7 @@ from resjax.train.checkpoint import Checkpoints
 from resjax.train.loop import train
 from resjax.train.program import build
 from resjax.train.step import TrainState
+from tests.conftest import jax_flags
 
 TINY = {"units": (2, 2), "widths": (4, 8), "stem_width": 4, "input_size": 8, "input_channels": 1}
 IMAGES = 32
@@ -48,40 +49,38 @@ def save_start(workdir, config):
     return workdir
 
 
-@pytest.fixture(scope="package", autouse=True)
-def quick_compilation():
-    """Most of the time would go into optimising what runs once."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+@pytest.fixture(autouse=True, scope="module")
+def _compile_fast(quick_compilation):
+    pass
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def residual(tmp_path_factory):
     config = make_config()
     workdir = make_workdir(tmp_path_factory.mktemp("runs") / "residual", config)
     dataset, spec = open_dataset(**config.data), network(config)
     plan = durations(config, dataset.train_size)
-    train(config, spec, plan, dataset, workdir, build(config, spec, plan))
+    with jax_flags(jax_disable_most_optimizations=True):  # this fixture comes before those of the module
+        train(config, spec, plan, dataset, workdir, build(config, spec, plan))
     return workdir
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def plain_run(tmp_path_factory):
     return save_start(tmp_path_factory.mktemp("runs") / "plain", make_config(shortcut="none"))
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def scanned(tmp_path_factory):
     return save_start(tmp_path_factory.mktemp("runs") / "scanned", make_config(scan=True))
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def batch():
     images = jax.random.normal(jax.random.key(0), (IMAGES, 8, 8, 1))
     return {"image": images, "label": jnp.arange(IMAGES) % 10}
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def images(batch):
     return batch["image"]
