@@ -19,22 +19,21 @@ import optax
 from resjax.analysis.figure import by_depth, panels
 from resjax.analysis.runs import ModulePath, Options, Run, Variables, name
 from resjax.evaluation.evaluate import Batch
-from resjax.models.resnet import STEMS, ResNet
-from resjax.models.spec import UNITS, Spec
+from resjax.models import layout
+from resjax.models.resnet import ResNet
+from resjax.models.spec import Spec
 
 IMAGES = 128
 
 
 def weight_layers(spec: Spec) -> list[ModulePath]:
     """Stem, branches and head: the weighted layers that depth counts, from input to output."""
-    stem = [("stem", f"conv{i}") for i in range(1, len(STEMS[spec.stem]) + 1)]
-    convs = range(1, len(UNITS[spec.unit].kernels) + 1)
-    return [*stem, *[(*unit, f"conv{i}") for unit in units(spec) for i in convs], ("head",)]
+    return [path for path, _ in layout.weight_layers(spec)]
 
 
 def units(spec: Spec) -> list[ModulePath]:
     """Every unit from input to output."""
-    return [(f"stage{shape.stage}", f"unit{shape.index}") for shape in spec.unit_shapes()]
+    return [shape.path for shape in spec.unit_shapes()]
 
 
 def gradients(spec: Spec, variables: Variables, batch: Batch) -> dict[str, dict[str, float]]:

@@ -6,6 +6,7 @@ spread of the betas between channels): a fresh network shows 1 everywhere, and 0
 Where no BN follows a convolution (pre-activation orders, networks without BN), its own output is measured.
 """
 
+import itertools
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -17,28 +18,25 @@ import jax.numpy as jnp
 
 from resjax.analysis.figure import by_depth, from_zero, panels
 from resjax.analysis.runs import ModulePath, Options, Run, Variables, name
+from resjax.models import layout
 from resjax.models.norm import BatchNorm
-from resjax.models.resnet import STEMS, ResNet
-from resjax.models.spec import ORDERS, UNITS, Spec
+from resjax.models.resnet import ResNet
+from resjax.models.spec import Spec
 
-KERNELS = (3, 0)  # the layers that Fig. 7 shows, and fully connected ones
 IMAGES = 256
 
 
 def layers(spec: Spec) -> list[ModulePath]:
-    """The module at which each 3x3 layer's response is read, from input to output."""
-    order, kernels = ORDERS[spec.order], UNITS[spec.unit].kernels
-
-    def at(i: int, tokens: str) -> str:
-        return f"norm{i}" if "cn" in tokens and spec.norm == "batch" else f"conv{i}"
-
-    stem = [("stem", at(i, "cna")) for i, (kernel, _, _) in enumerate(STEMS[spec.stem], 1) if kernel in KERNELS]
-    return stem + [
-        (f"stage{shape.stage}", f"unit{shape.index}", at(i, order.last if i == len(kernels) else order.layer))
-        for shape in spec.unit_shapes()
-        for i, kernel in enumerate(kernels, 1)
-        if kernel in KERNELS
-    ]
+    """The module at which each 3x3 layer's response is read, from input to output; a fully connected one's too."""
+    # A pre-activated unit's next BN comes after a layer as well, but is not that layer's own.
+    shown = {path for path, layer in layout.weight_layers(spec) if layer.kernel == 3 or layer.kind == "dense"}
+    found = []
+    for path, row in layout.parts(spec):
+        for layer, after in itertools.pairwise((*row, None)):
+            if layer and (*path, layer.name) in shown:
+                norm = layer.name.replace("conv", "norm")
+                found.append((*path, norm if after and after.name == norm else layer.name))
+    return found
 
 
 def responses(spec: Spec, variables: Variables, images: jax.Array) -> dict[str, float]:
