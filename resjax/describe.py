@@ -14,8 +14,8 @@ from resjax.models.spec import Spec
 def table(spec: Spec) -> str:
     """Stage, output shape, parameters and multiply-adds, with totals."""
     rows = [
-        (r.name, " x ".join(map(str, r.output)), f"{r.cost.params:,}", f"{r.cost.macs:,}")
-        for r in counts.rows(spec)
+        (line.name, " x ".join(map(str, line.output)), f"{line.cost.params:,}", f"{line.cost.macs:,}")
+        for line in counts.lines(spec)
     ]
     total = counts.total(spec)
     lines = [

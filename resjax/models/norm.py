@@ -62,9 +62,10 @@ def normalize(
 
         xhat = (x - mean) rstd,    rstd = 1 / sqrt(var + epsilon),    y = gamma xhat + beta
 
-    The difference E[x^2] - E[x]^2 of large numbers loses all digits where the mean is far from 0. Here a first guess
-    of the mean, that of the middle row of every image, is subtracted from x before anything is squared. As a row is
-    one of H, its mean is at most sqrt(H) standard deviations off: var is exact to H roundings, whatever the mean.
+    The difference E[x^2] - E[x]^2 of large numbers loses all digits where the mean is far from 0. Here a first
+    guess of the mean, that of the middle row of every image, is subtracted from x before anything is squared. As a
+    row is one of H, its mean is at most sqrt(H) standard deviations off: var is exact to H roundings, whatever the
+    mean.
 
     In the gradient, g = dL/dy reaches x directly, through the mean and through rstd. With n values in a group:
 
@@ -79,8 +80,8 @@ def normalize(
       epsilon: added to the variance.
 
     Returns:
-      y as x; mean and biased variance, of size 1 along `axes`, in float32 (float64 for float64). The latter two have
-      no gradient.
+      y as x; mean and biased variance, of size 1 along `axes`, in float32 (float64 for float64). The latter two
+      have no gradient.
     """
     return _forward(x, gamma, beta, axes, epsilon)[0]
 
