@@ -130,7 +130,8 @@ def train(
             if stopping and not last:
                 raise Preempted(f"stopped at step {step} of {plan.total}; saved in {workdir}")
 
-        summary = _summary(spec, state, record(), config.batch_size)
+        state_digest = checkpoints.save(state, record()).result()  # the last step is saved: nothing is saved again
+        summary = _summary(spec, state_digest, record(), config.batch_size)
     files.write_json(workdir / "summary.json", summary)  # closing the checkpoints waited for the last one
     return summary
 
@@ -154,7 +155,7 @@ def _check_finite(name: str, value: float, step: int) -> None:
         )
 
 
-def _summary(spec: Spec, state: TrainState, record: dict[str, Any], batch_size: int) -> dict[str, Any]:
+def _summary(spec: Spec, state_digest: str, record: dict[str, Any], batch_size: int) -> dict[str, Any]:
     """What a finished run leaves: results, cost, and the digest of its final state."""
     results = {
         f"{split}_{name}": value for split, values in record["latest"].items() for name, value in values.items()
@@ -162,12 +163,12 @@ def _summary(spec: Spec, state: TrainState, record: dict[str, Any], batch_size: 
     total, train_seconds = counts.total(spec), record["train_seconds"]
     return {
         **results,
-        "steps": int(state.step),
+        "steps": record["data"]["next_step"],
         "seconds": round(record["seconds"], 3),
         "images_per_second": batch_size * record["train_steps"] / train_seconds if train_seconds else 0.0,
         "params": total.params,
         "macs": total.macs,
         "depth": spec.depth,
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "state_digest": checkpoint.digest(state),
+        "state_digest": state_digest,
     }
