@@ -102,7 +102,7 @@ def check_workdir(workdir: Path, config: ConfigDict) -> ConfigDict:
                 f"workdir={workdir} holds another run: {'; '.join(changed)}. Use its values or another --workdir"
             )
         config = checks.continued(saved, config)
-    elif workdir.exists() and (not workdir.is_dir() or any(not files.left_over(p) for p in workdir.iterdir())):
+    elif workdir.exists() and not (workdir.is_dir() and all(map(left_over, workdir.iterdir()))):
         raise BadInput(f"workdir={workdir} exists and is no run of resjax; choose an empty or new folder")
     parent = workdir.absolute()
     while not parent.exists():
@@ -110,6 +110,11 @@ def check_workdir(workdir: Path, config: ConfigDict) -> ConfigDict:
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise BadInput(f"workdir={workdir} is not writable: {parent} is closed to you; choose another --workdir")
     return config
+
+
+def left_over(path: Path) -> bool:
+    """True for what a process that was killed at its start leaves in its workdir."""
+    return path.name == lock.NAME or files.is_temporary(path)
 
 
 def evaluate_run(workdir: Path, config: ConfigDict | None, overrides: list[str], which: str) -> dict[str, Any]:

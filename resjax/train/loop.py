@@ -63,7 +63,11 @@ def train(experiment: Experiment, workdir: Path, began: float | None = None) -> 
             if state.step:
                 log.say(f"resumed  from step {state.step}")
             state = fit(experiment, state, progress, log, checkpoints, stop)
-    summary = summarize(experiment, state, progress)
+        step = int(state.step)
+        digest = checkpoints.save(
+            state, record(experiment, progress, step)
+        ).result()  # it is saved: only the digest
+    summary = summarize(experiment, step, digest, progress)
     files.write_json(workdir / "summary.json", summary)  # closing the checkpoints waited for the last one
     return summary
 
@@ -160,13 +164,13 @@ def speed(progress: Progress, batch_size: int) -> dict[str, float]:
     return {"images_per_second": clock.rate * batch_size, "input_wait": clock.wait_share} if clock.rate else {}
 
 
-def summarize(experiment: Experiment, state: TrainState, progress: Progress) -> dict[str, Any]:
+def summarize(experiment: Experiment, step: int, digest: str, progress: Progress) -> dict[str, Any]:
     """What a finished run leaves: results, cost, and the digest of its final state."""
     results = {f"{name}_{key}": value for name, found in progress.latest.items() for key, value in found.items()}
     total, clock = counts.total(experiment.spec), progress.clock
     return {
         **results,
-        "steps": int(state.step),
+        "steps": step,
         "seconds": round(progress.seconds, 3),
         "images_per_second": experiment.config.batch_size * clock.steps / clock.seconds if clock.seconds else 0.0,
         "params": total.params,
@@ -174,5 +178,5 @@ def summarize(experiment: Experiment, state: TrainState, progress: Progress) -> 
         "depth": experiment.spec.depth,
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "threads": machine.threads(),
-        "state_digest": checkpoint.digest(state),
+        "state_digest": digest,
     }
