@@ -1,4 +1,7 @@
-"""Prints a network as a table: `python -m resjax.describe --config=FILE[:SPEC] [--json]`."""
+"""Prints a network as a table: what every stage puts out and costs.
+
+python -m resjax.describe --config=configs/imagenet.py:v1-50
+"""
 
 import json
 

@@ -1,5 +1,8 @@
-"""The command line: `python -m resjax.main --config=FILE[:SPEC] [--workdir=DIR] [--mode=train|eval]`.
+"""Trains a network, or evaluates a checkpoint of one.
 
+    python -m resjax.main --config=configs/digits.py --config.total_epochs=10 --workdir=runs/short
+
+The same command goes on with a run that was stopped.
 Exit codes: 0 done, 2 bad input, 3 the loss became non-finite, 75 stopped by a signal with the state saved.
 """
 
