@@ -114,9 +114,9 @@ def durations(config: ConfigDict, train_size: int) -> Durations:
         value = in_steps if in_steps is not None else round(in_epochs * per_epoch)
         if name == "warmup" and in_epochs and in_epochs > 0:
             value = max(1, value)  # a small budget may leave less than a step of it
-        if value < 1:
+        if not 1 <= value < 2**31:  # the state counts in int32
             given = f"steps={in_steps}" if in_steps is not None else f"epochs={in_epochs}"
-            raise BadInput(f"{field}_{given}: comes to {value} steps, must be at least 1")
+            raise BadInput(f"{field}_{given}: comes to {value} steps, must be at least 1 and below 2**31")
         return value
 
     total = steps(config, "", "total")
@@ -128,7 +128,11 @@ def durations(config: ConfigDict, train_size: int) -> Durations:
         raise BadInput(f"schedule drops at steps {drops}: must be whole, positive and ascend")
     warmup = 0 if schedule.warmup == "none" else steps(schedule, "schedule.", "warmup")
     if warmup >= total:
-        raise BadInput(f"schedule.warmup lasts {warmup} steps but training {total}: shorten it or train longer")
+        unit = "steps" if schedule.warmup_steps is not None else "epochs"
+        raise BadInput(
+            f"schedule.warmup_{unit}={schedule[f'warmup_{unit}']}: the warm-up takes {warmup} steps and training "
+            f"{total}; set schedule.warmup_steps below {total} or schedule.warmup=none, or train longer"
+        )
     epoch = max(1, round(per_epoch))
     eval_every = steps(config, "", "eval_every", min(total, epoch))
     return Durations(

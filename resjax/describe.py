@@ -1,4 +1,9 @@
-"""Prints a network as a table: `python -m resjax.describe --config=FILE[:SPEC] [--json]`."""
+"""Prints a network as a table.
+
+    python -m resjax.describe --config=configs/imagenet.py:v1-50
+
+Every stage has a line with its output's shape, its parameters and its multiply-adds for one image.
+"""
 
 import json
 

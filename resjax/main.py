@@ -1,8 +1,10 @@
-"""Trains or evaluates one run: `python -m resjax.main --config=FILE[:NETWORK] [--workdir=DIR] [--mode=train|eval]`.
+"""Trains a network, or evaluates a checkpoint of one.
 
-Any field of the config is changed by `--config.FIELD=VALUE`. The same command goes on with an interrupted run.
-To evaluate a run, its --workdir is enough. Exit codes: 0 done, 2 bad input, 3 the loss became infinite or NaN,
-75 stopped by a signal with the state saved.
+    python -m resjax.main --config=configs/digits.py --config.total_epochs=10 --workdir=runs/short
+    python -m resjax.main --mode=eval --workdir=runs/short
+
+The same command goes on with a run that was stopped. To evaluate a run, its folder is enough.
+Exit codes: 0 done, 2 bad input, 3 the loss became infinite or NaN, 75 stopped by a signal with the state saved.
 """
 
 import time

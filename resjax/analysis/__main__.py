@@ -1,4 +1,4 @@
-"""Looks into runs: `python -m resjax.analysis NAME --workdir=RUN [--workdir=RUN ...] [--out=DIR]`.
+"""Looks into runs: `python -m resjax.analysis NAME --workdir=RUN`, where NAME is one of
 
   responses  the size of every layer's output (v1 Fig. 7)
   gradients  the gradient's norm by depth, at the start and during training
@@ -7,7 +7,8 @@
   lesion     accuracy when units are removed
 
 Writes NAME.png and NAME.json into DIR, the first run's `analysis/` by default, and the same into TensorBoard.
-For example: python -m resjax.analysis lesion --workdir=runs/digits-v1-20,runs/digits-plain-20 --step=best
+
+    python -m resjax.analysis responses --workdir=runs/plain-56 --workdir=runs/v1-56
 """
 
 import sys
