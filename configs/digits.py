@@ -9,11 +9,11 @@ Any CIFAR network of `resjax.models.published` runs on them: `configs/digits.py:
 from ml_collections import ConfigDict
 
 from resjax.config import default
-from resjax.models.published import cifar, for_digits
+from resjax.models.published import cifar
 
 
 def get_config(network: str = "v1-20") -> ConfigDict:
-    c = default(for_digits(cifar(network)))
+    c = default(cifar(network))
     c.name = f"digits-{network}"
     c.batch_size = 128
     c.total_epochs = 50.0

@@ -37,6 +37,7 @@ def default(model: Spec | None = None) -> ConfigDict:
     c.init_from = ""  # another run's workdir: start from its weights and statistics, nothing else
 
     c.model = ConfigDict(dataclasses.asdict(model or Spec()))  # resjax.models.spec.Spec explains its fields
+    c.model.update(num_classes=0, input_channels=0, input_size=0)  # 0: as the data set has it
 
     c.data = ConfigDict()  # the arguments of resjax.data.loader.open_dataset
     c.data.name = "digits"
