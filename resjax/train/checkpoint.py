@@ -248,8 +248,7 @@ class Checkpoints:
         # Without these two Orbax guesses.
         damage.read_json(folder / "_METADATA")
         (folder / "manifest.ocdbt").read_bytes()
-        with closing(ocp.StandardCheckpointer()) as orbax:
-            tree = orbax.metadata(folder).item_metadata.tree
+        tree = ocp.PyTreeCheckpointHandler().metadata(folder).tree
         tree = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
         if "structure" in meta and meta["structure"] != _structure_digest(digest.structure(tree)):
             raise damage.Damage("state/_METADATA is not that of what was saved")

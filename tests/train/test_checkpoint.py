@@ -510,11 +510,10 @@ def test_a_save_that_fails_is_said_at_the_next(tmp_path, failing):
     if failing == "folder":
         (tmp_path / "checkpoints").unlink()
         (tmp_path / "moved").rename(tmp_path / "checkpoints")
-    with closing(Checkpoints(tmp_path, keep=2)) as checkpoints:
+    with closing(Checkpoints(tmp_path)) as checkpoints:
         state, _ = checkpoints.restore_latest(jax.eval_shape(lambda: scalar_state(1)))
         assert int(state.step) == 1
-        checkpoints.save(scalar_state(2), {"config": {}})
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["1", "2"]
+        assert checkpoints.steps() == [1]
 
 
 def raise_full(*_):
