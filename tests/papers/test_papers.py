@@ -18,7 +18,7 @@ CIFAR_TABLES = [name for name, table in TABLES.items() if table.data == ("cifar1
 
 
 @pytest.fixture
-def finish(monkeypatch):
+def finish(monkeypatch, data_sets):
     """Runs end at once: `errors` maps a row's run to its test error in percent by seed, or to an exit code."""
     errors = {}
 
@@ -43,7 +43,6 @@ def finish(monkeypatch):
             changed()
 
     monkeypatch.setattr(local, "execute", execute)
-    monkeypatch.setattr("resjax.sweep.conduct.check_data", lambda runs: dict.fromkeys(runs, 4))
     return errors
 
 
@@ -150,10 +149,13 @@ def test_the_table(finish, tmp_path, capsys):
     cells = {line.split(" | ")[0].strip("| "): [c.strip() for c in line.split("|")] for line in table.splitlines()}
     assert cells["original"][2:5] == ["6.61", "7.00 ± 1.00 (3)", "1,727,962"]
     assert cells["exclusive gating, b_g = 0 to -5"][2:4] == ["fail", "46.33 ± 38.21 (3)"]  # half the schedule
-    assert cells["exclusive gating, b_g = 0 to -5"][5] == "run with b_g = -5, the nearest to one that works"
+    assert cells["exclusive gating, b_g = 0 to -5"][5:7] == [
+        "1",
+        "run with b_g = -5, the nearest to one that works",
+    ]
     assert cells["dropout shortcut, rate 0.5"][3] == "fail 10.00 (1)"
-    assert cells["dropout shortcut, rate 0.5"][5].endswith("2 diverged")
-    assert cells["shortcut-only gating, b_g = -6"][2:5] == ["6.91", "", "1,824,186"]  # not run: empty
+    assert cells["dropout shortcut, rate 0.5"][6].endswith("2 diverged")
+    assert cells["shortcut-only gating, b_g = -6"][2:6] == ["6.91", "", "1,824,186", ""]  # not run: empty
     head = table.partition("| row")[0]
     assert "Budget: 0.5; every schedule is cut" in head
     assert "python -m resjax.papers v2-table1 --rows=original,exclusive-5,dropout" in head
