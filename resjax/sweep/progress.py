@@ -1,7 +1,7 @@
 """What a sweep tells while it runs: a live table on a terminal, a line for every event elsewhere."""
 
 import heapq
-import shutil
+import os
 import statistics
 import sys
 import time
@@ -67,7 +67,7 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._erase()
+        print(self._erased(), end="", file=sys.stderr, flush=True)
 
     def started(self, run: Run) -> None:
         """A run has started, or goes on."""
@@ -147,9 +147,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        self._erase()
-        print(text, file=sys.stderr, flush=True)
-        self._draw()
+        self._draw(text + "\n")
 
     def _running(self) -> list[Run]:
         return [run for run, state in self._state.items() if state == "running"]
@@ -168,28 +166,29 @@ class Progress:
             return 0.0
         return self._work(run, self._steps[run] - self._at[run])
 
-    def _erase(self) -> None:
-        if self._lines:
-            # Also what the terminal wrote where the cursor waits, such as ^C.
-            print(f"\r\x1b[{self._lines}A\x1b[J", end="", file=sys.stderr, flush=True)
-            self._lines = 0
+    def _erased(self) -> str:
+        """What takes the live table away, and what the terminal wrote where the cursor waits, such as ^C."""
+        lines, self._lines = self._lines, 0
+        return f"\r\x1b[{lines}A\x1b[J" if lines else ""
 
-    def _draw(self) -> None:
+    def _draw(self, above: str = "") -> None:
+        """Writes `above` and, on a terminal, the live table below it, in one piece: nothing flickers."""
         if not self._live:
+            print(above, end="", file=sys.stderr, flush=True)
             return
-        size = shutil.get_terminal_size()
+        columns, lines = os.get_terminal_size(sys.stderr.fileno())
         rows = [("all runs", self.share(), self.counts())]
         rows += [
             (shorten(run.name), self._at[run] / self._steps[run], f"step {self._at[run]:,} of {self._steps[run]:,}")
-            for run in self._running()[: size.lines - 2]
+            for run in self._running()[: (lines or 24) - 2]
         ]
         names, notes = max(len(name) for name, _, _ in rows), max(len(note) for _, _, note in rows)
         # One column stays free: a full line would break into two.
         text = "".join(
-            line(name.ljust(names), part, note.ljust(notes), size.columns - 1) + "\n" for name, part, note in rows
+            line(name.ljust(names), part, note.ljust(notes), (columns or 80) - 1) + "\n"
+            for name, part, note in rows
         )
-        self._erase()
-        print(text, end="", file=sys.stderr, flush=True)
+        print(self._erased() + above + text, end="", file=sys.stderr, flush=True)
         self._lines = len(rows)
 
 

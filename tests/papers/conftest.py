@@ -15,8 +15,8 @@ def _in_the_checkout(monkeypatch):
     monkeypatch.chdir(ROOT)
 
 
-@pytest.fixture
-def data_sets(monkeypatch):
+@pytest.fixture(scope="module")
+def data_sets():
     """The papers' data sets seem to be prepared; no image of theirs is read."""
     shapes = {"cifar10": (32, 10, 50_000), "cifar100": (32, 100, 50_000), "imagenet2012": (224, 1000, 1_281_167)}
     digits = plan.look_up
@@ -28,4 +28,6 @@ def data_sets(monkeypatch):
         usual = {"augment": "crop_flip", "pad": 4, "normalize": "pixel_mean", "image_size": side}
         return SimpleNamespace(image_shape=(side, side, 3), num_classes=classes, train_size=size, **usual)
 
-    monkeypatch.setattr(plan, "look_up", look_up)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan, "look_up", look_up)
+        yield

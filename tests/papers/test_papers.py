@@ -18,7 +18,7 @@ CIFAR_TABLES = [name for name, table in TABLES.items() if table.data == ("cifar1
 
 
 @pytest.fixture
-def finish(monkeypatch, data_sets):
+def finish(data_sets, monkeypatch):
     """Runs end at once: `errors` maps a row's run to its test error in percent by seed, or to an exit code."""
     errors = {}
 
@@ -186,6 +186,15 @@ def test_fail_is_a_median_above_20_percent_after_the_whole_schedule(finish, tmp_
     table = (tmp_path / "W/table.md").read_text()
     assert "| fail 46.33 ± 38.21 (3) |" in table
     assert "| 18.67 ± 11.50 (3) " in table
+
+
+@pytest.mark.parametrize(
+    ("error", "words"), [(20.0, "20.00 (1)"), (20.1, "fail 20.10 (1)"), (24.0, "fail 24.00 (1)")]
+)
+def test_fail_is_above_20_percent(error, words, finish, tmp_path):
+    finish |= {"original": [error]}
+    main(["v2-table1", "--rows=original", "--seeds=1", f"--workdir={tmp_path / 'W'}"])
+    assert f"| {words} " in (tmp_path / "W/table.md").read_text()
 
 
 def test_a_failure_on_other_data_is_a_number(finish, tmp_path):
