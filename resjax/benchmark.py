@@ -1,4 +1,6 @@
-"""How fast a network trains here: `python -m resjax.benchmark --config=FILE[:SPEC] [--steps=30] [--out=FILE]`.
+"""Measures how fast a network trains here.
+
+    python -m resjax.benchmark --config=configs/cifar10.py:v1-20 --steps=30
 
 Prints one JSON object. Measured, on the first batch of the config's own data, in rounds that take turns:
 

@@ -8,6 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from resjax.config import default, flatten, network, plain
+from resjax.data.resolve import PUBLISHED, Resolved, resolve
 from resjax.errors import BadInput, unknown
 from resjax.models.spec import Spec
 
@@ -19,16 +20,84 @@ CHOICES = {
 }
 
 
+# What other codebases call a field, by the last part of its name.
+ALIASES = {
+    "lr": "optimizer.learning_rate",
+    "wd": "optimizer.weight_decay",
+    "beta1": "optimizer.momentum",
+    "eps": "model.bn_epsilon",
+    "clip": "optimizer.clip_norm",
+    "grad_clip": "optimizer.clip_norm",
+    "bs": "batch_size",
+    "epochs": "total_epochs",
+    "num_epochs": "total_epochs",
+    "max_epochs": "total_epochs",
+    "steps": "total_steps",
+    "num_steps": "total_steps",
+    "max_steps": "total_steps",
+    "iterations": "total_steps",
+    "optimizer": "optimizer.name",
+    "schedule": "schedule.name",
+    "scheduler": "schedule.name",
+    "lr_schedule": "schedule.name",
+    "dataset": "data.name",
+    "data": "data.name",
+    "data_dir": "data.dir",
+    "num_workers": "data.workers",
+    "depth": "model.units",
+    "layers": "model.units",
+    "num_layers": "model.units",
+    "classes": "model.num_classes",
+    "channels": "model.input_channels",
+    "precision": "model.dtype",
+}
+LONGEST = 12  # digits of a whole number
+
+
 def check_fields(config: ConfigDict) -> None:
-    """Raises BadInput unless `config` has the fields of `default`, all of them and no other."""
+    """Raises BadInput unless `config` has the fields of `default`, all of them and no other, and sound values."""
     if not isinstance(config, ConfigDict):
         raise BadInput(f"get_config returned a {type(config).__name__}; return a ConfigDict, from config.default()")
     given, known = flatten(plain(config)), flatten(plain(default()))
     for field in sorted(given.keys() - known.keys()):
-        near = difflib.get_close_matches(field, known, 1, 0)[0]
-        raise BadInput(f"the config's field {field} is unknown; did you mean {near}?")
+        near = nearest_field(field)
+        raise BadInput(f"the config's field {field} is unknown" + (f"; did you mean {near}?" if near else ""))
     for field in sorted(known.keys() - given.keys()):
         raise BadInput(f"the config's field {field} is missing: start from config.default()")
+    check_values(config)
+
+
+def check_values(config: ConfigDict) -> None:
+    """Raises BadInput for a number that no field can take."""
+    for field, value in flatten(config.to_dict()).items():
+        epochs = field.endswith("_epochs")  # the only tuples with fractions are of epochs
+        several = isinstance(value, tuple | list)
+        items = value if several else (value,)
+        if several and not all(type(item) is int or (epochs and type(item) is float) for item in items):
+            raise BadInput(f"{field}={value}: must be {'numbers' if epochs else 'whole numbers'}")
+        for item in items:
+            if isinstance(item, float) and not math.isfinite(item):
+                raise BadInput(f"{field}={item}: must be a finite number")
+            if (isinstance(item, int) or (epochs and item)) and abs(item) >= 10**LONGEST:
+                raise BadInput(f"{field}={item}: must have at most {LONGEST} digits")
+
+
+def nearest_field(name: str) -> str | None:
+    """The field that was probably meant by a dotted name, if any: other codebases' word for it, or one alike."""
+    section, _, last = name.rpartition(".")
+    if last in ALIASES:
+        return ALIASES[last]
+
+    def ratio(a: str, b: str) -> float:
+        return difflib.SequenceMatcher(None, a, b).ratio()
+
+    def likeness(field: str) -> float:
+        """That of the last names; that of the sections counts a little."""
+        own_section, _, own_last = field.rpartition(".")
+        return ratio(last, own_last) + (0.3 * ratio(section, own_section) if section else 0)
+
+    best = max(flatten(plain(default())), key=likeness)
+    return best if likeness(best) > 0.65 else None
 
 
 def validate(config: ConfigDict, devices: int) -> Spec:
@@ -105,29 +174,65 @@ def mesh_shape(config: ConfigDict, devices: int) -> tuple[int, int]:
     return data, fsdp
 
 
-def resolved(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int, **data: Any) -> ConfigDict:
+def resolved(config: ConfigDict, facts: Resolved) -> ConfigDict:
     """A copy of `config` in which every field that it leaves to the data set has the set's value.
-
-    Args:
-      image_shape: (H, W, C) of the processed images.
-      data: values of `config.data`, where the set decides them.
 
     Raises:
       BadInput: naming the field of the model that does not fit the set.
     """
-    config = config.copy_and_resolve_references()
+    config = sized(config, facts.image_shape, facts.num_classes)
+    for field in ("augment", "pad", "normalize", "image_size"):
+        config.data[field] = getattr(facts, field)
+    return config
+
+
+def sized(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> ConfigDict:
+    """A copy of `config` whose network has the input and the classes of a data set.
+
+    Args:
+      image_shape: (H, W, C) of the processed images.
+
+    Raises:
+      BadInput: naming the field of the model that is neither open nor right.
+    """
     height, width, channels = image_shape
     if height != width:
-        raise BadInput(f"data.name={config.data.name}: images of {height}x{width}; set data.image_size to a side")
-    found = {"input_size": height, "input_channels": channels, "num_classes": num_classes}
-    for field, value in found.items():
+        raise BadInput(f"data.name={config.data.name}: its images are {height}x{width}; set data.image_size")
+    config = config.copy_and_resolve_references()
+    for field, value in {"input_size": height, "input_channels": channels, "num_classes": num_classes}.items():
         if config.model[field] not in (0, value):
             raise BadInput(
                 f"model.{field}={config.model[field]} but {config.data.name} has {value}: "
                 f"set model.{field}={value}, or 0 to take what the data set has"
             )
-    config.model.update(found)
-    config.data.update({field: value for field, value in data.items() if config.data[field] in (None, 0)})
+        config.model[field] = value
+    return config
+
+
+def described(config: ConfigDict) -> ConfigDict:
+    """`sized` without opening the data: by the prepared set's description, or as the set is published.
+
+    Raises:
+      BadInput: for a set that is neither prepared nor known.
+    """
+    if all(config.model[field] for field in ("input_size", "input_channels", "num_classes")):
+        return config
+    data = config.data
+    if data.name in PUBLISHED:
+        height, width, channels, classes = PUBLISHED[data.name]
+        return sized(config, (data.image_size or height, data.image_size or width, channels), classes)
+    facts = resolve(**data)
+    return sized(config, facts.image_shape, facts.num_classes)
+
+
+def continued(saved: ConfigDict, config: ConfigDict) -> ConfigDict:
+    """A copy of `config` in which what it leaves to the data set is as it was when the run started."""
+    config = config.copy_and_resolve_references()
+    old, new = flatten(plain(saved)), flatten(plain(config))
+    for field, left_open in OPEN.items():
+        section, _, name = field.partition(".")
+        if new[field] in left_open and old[field] not in left_open:
+            config[section][name] = old[field]
     return config
 
 

@@ -4,7 +4,9 @@ import ast
 import difflib
 import importlib.util
 import os
+import re
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +16,9 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
-from resjax.checks import check_fields
+from resjax.checks import ALIASES, check_fields, check_values, nearest_field
 from resjax.config import default, flatten, plain
-from resjax.errors import BAD_INPUT, KILLED, BadInput
+from resjax.errors import BAD_INPUT, DONE, KILLED, BadInput
 
 
 def run(command: Callable[[list[str]], int | None]) -> None:
@@ -41,39 +43,45 @@ def parse(
 ) -> flags.FlagValues:
     """Parses `argv` into the flags that `define` adds, and `--config` with its overrides into a config.
 
+    `--help` prints the docstring of the module that `define` stands in, and every flag.
+
     Raises:
       BadInput: for a flag or field that does not exist (with the nearest name), or a value of the wrong type.
     """
     values = flags.FlagValues()
-    flags.DEFINE_boolean("help", False, "Show this help.", flag_values=values, short_name="h")
+    if config:
+        flags.DEFINE_string("config", None, "", flag_values=values)
     define(values)
+    flags.DEFINE_boolean("help", False, "Show this help.", flag_values=values, short_name="h")
     assignments = overrides(argv) if config else []
     if config:
-        help_ = "FILE[:SPEC]; then --config.FIELD=VALUE for any field of resjax.config."
-        flags.DEFINE_string("config", None, help_, flag_values=values)
-        argv = [flag for flag in argv if not flag.startswith("--config.")]
+        argv = [flag for flag in _joined(argv) if not flag.startswith("--config.")]
     try:
         rest = values(["resjax", *argv])[1:]
     except flags.UnrecognizedFlagError as error:
-        raise BadInput(f"--{error.flagname} is unknown{_near(error.flagname, list(values))}") from error
+        raise BadInput(f"--{error.flagname} is unknown{_near(error.flagname, values, config)}") from error
     except flags.Error as error:
-        raise BadInput(_one_line(error)) from error
+        text = re.sub("invalid literal.*", "must be a whole number", _one_line(error).removeprefix("flag "))
+        raise BadInput(re.sub("could not convert.*", "must be a number", text)) from error
     if values.help:
-        print(values.main_module_help() or values.get_help())
-        sys.exit(0)
+        print(_help(sys.modules[define.__module__].__doc__ or "", values))
+        sys.exit(DONE)
     if rest:
         raise BadInput(f"{rest[0]!r} is not a flag: flags start with --")
     if config and (values.config or config != "optional"):
         if not values.config:
             raise BadInput("--config is missing: give a file, such as --config=configs/digits.py")
+        for field in (assignment.partition("=")[0] for assignment in assignments):
+            if field in values and nearest_field(field) != field:
+                raise BadInput(f"--config.{field} is unknown; did you mean --{field}?")
         values.config = load_file(values.config)
         override(values.config, assignments)
     return values
 
 
 def overrides(argv: list[str]) -> list[str]:
-    """The FIELD=VALUE of every `--config.FIELD=VALUE`."""
-    return [flag.removeprefix("--config.") for flag in argv if flag.startswith("--config.")]
+    """The FIELD=VALUE of every `--config.FIELD=VALUE`, or `--config.FIELD VALUE`."""
+    return [flag.removeprefix("--config.") for flag in _joined(argv) if flag.startswith("--config.")]
 
 
 def load_file(file_and_spec: str) -> ConfigDict:
@@ -84,20 +92,25 @@ def load_file(file_and_spec: str) -> ConfigDict:
     """
     file, _, spec = file_and_spec.partition(":")
     if not Path(file).is_file():
-        raise BadInput(f"--config={file}: no such file")
+        what = "is a folder" if Path(file).is_dir() else "no such file"
+        raise BadInput(f"--config={file}: {what}{_near_file(file)}")
     loader = importlib.util.spec_from_file_location("config", file)
     if loader is None or loader.loader is None:
-        raise BadInput(f"--config={file}: no Python file")
+        raise BadInput(f"--config={file}: is no Python file; its name must end in .py")
     module = importlib.util.module_from_spec(loader)
     try:
         loader.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise BadInput(
+                f"--config={file}: define get_config(spec) that returns a ConfigDict, from config.default()"
+            )
         config = module.get_config(spec) if spec else module.get_config()
         check_fields(config)
     except BadInput:
         raise
     except Exception as error:  # a config file may raise anything
         frames = traceback.extract_tb(error.__traceback__)
-        lines = [frame.lineno for frame in frames if frame.filename == os.path.abspath(file)]
+        lines = [frame.lineno for frame in frames if frame.filename == loader.origin]
         line = f", line {lines[-1]}" if lines else ""
         raise BadInput(f"--config={file}{line}: {type(error).__name__}: {_one_line(error)}") from error
     return config
@@ -109,7 +122,7 @@ def load(argv: list[str]) -> ConfigDict:
 
 
 def override(config: ConfigDict, assignments: list[str]) -> None:
-    """Sets fields, given as FIELD=VALUE, in place.
+    """Sets fields, given as FIELD=VALUE, in place; of a field that is given twice, the last counts.
 
     A duration given in one unit replaces the file's in the other unit. `None` is for the fields that are None in
     `resjax.config.default`.
@@ -122,7 +135,8 @@ def override(config: ConfigDict, assignments: list[str]) -> None:
     for assignment in assignments:
         field, equals, text = assignment.partition("=")
         if field not in empty:
-            raise BadInput(f"--config.{field} is unknown{_near(field, list(empty), 'config.')}")
+            near = nearest_field(field)
+            raise BadInput(f"--config.{field} is unknown" + (f"; did you mean --config.{near}?" if near else ""))
         if not equals:
             raise BadInput(f"--config.{field} has no value: write --config.{field}=VALUE")
         section, _, name = field.rpartition(".")
@@ -139,6 +153,19 @@ def override(config: ConfigDict, assignments: list[str]) -> None:
         other = f"{stem}_{'epochs' if unit == 'steps' else 'steps'}"
         if unit in ("steps", "epochs") and other in node and field.removesuffix(name) + other not in given:
             node[other] = () if isinstance(node[other], tuple) else None
+    check_values(config)
+
+
+def _joined(argv: list[str]) -> list[str]:
+    """`--config.FIELD VALUE`, as other flags may be written, becomes `--config.FIELD=VALUE`."""
+    joined: list[str] = []
+    for flag in argv:
+        last = joined[-1] if joined else ""
+        if last.startswith("--config.") and "=" not in last and not flag.startswith("--"):
+            joined[-1] = f"{last}={flag}"
+        else:
+            joined.append(flag)
+    return joined
 
 
 def _numbers(text: str) -> tuple[Any, ...]:
@@ -152,11 +179,23 @@ def _numbers(text: str) -> tuple[Any, ...]:
 
 TYPES: dict[type, tuple[Callable[[str], Any], str]] = {
     bool: (flags.BooleanParser().parse, "true or false"),
-    int: (int, "a whole number"),
+    int: (int, "a whole number in digits, such as 1000"),
     float: (float, "a number"),
     str: (str, "text"),
     tuple: (_numbers, "numbers, such as 1,2 or ()"),
 }
+
+
+# How `--help` writes what takes another form than VALUE.
+FORMS = {"int": "N", "float": "X", "comma separated list of strings": "A,B,..."}
+CONFIG_HELP = (
+    ("--config=FILE[:NETWORK]", "The recipe, and the network in it, such as configs/digits.py:v1-20."),
+    (
+        "--config.FIELD=VALUE",
+        "Changes one field, such as --config.batch_size=64; may be repeated. Every field is "
+        "explained in resjax/config.py, those of the model in resjax/models/spec.py.",
+    ),
+)
 
 
 def use_devices(count: int) -> None:
@@ -175,9 +214,45 @@ def use_compilation_cache() -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def _near(name: str, names: list[str], prefix: str = "") -> str:
-    near = difflib.get_close_matches(name, names, 1)
-    return f"; did you mean --{prefix}{near[0]}?" if near else ""
+def _help(doc: str, values: flags.FlagValues) -> str:
+    """What `--help` prints: a module's docstring, and every flag with its meaning and default."""
+    lines: list[tuple[str, str]] = []
+    for name in values:
+        flag = values[name]
+        if name == "config":
+            lines += CONFIG_HELP
+        elif name != "h":  # --help again
+            choices = "|".join(getattr(flag.parser, "enum_values", ()))
+            form = choices or FORMS.get(flag.flag_type(), "VALUE")
+            meaning = flag.help.removeprefix(f"<{choices}>: ").partition(";\n")[0]  # absl says the form in it
+            if flag.default not in (None, "", [], False):
+                meaning += f" Default: {'yes' if flag.default is True else flag.default}."
+            shown = f"--{name}={form}"
+            if flag.boolean:
+                shown = f"--[no]{name}" if flag.default else f"--{name}"
+            lines.append((shown, meaning))
+    width = max(len(shown) for shown, _ in lines) + 4
+    rows = [
+        textwrap.fill(f"  {shown}".ljust(width) + meaning, 100, subsequent_indent=" " * width)
+        for shown, meaning in lines
+    ]
+    return "\n".join([doc.strip(), "", "Flags:", "", *rows])
+
+
+def _near(name: str, values: flags.FlagValues, config: object) -> str:
+    """A hint at the flag, or field of the config, that was probably meant."""
+    field = nearest_field(name) if config else None
+    certain = field is not None and (name in ALIASES or name == field.rpartition(".")[2])
+    near = [] if certain else difflib.get_close_matches(name, list(values), 1)
+    near += [f"config.{field}"] if field else []
+    return f"; did you mean --{near[0]}?" if near else ""
+
+
+def _near_file(file: str) -> str:
+    folder = Path(file) if Path(file).is_dir() else Path(file).parent
+    files = sorted(str(path) for path in {*folder.glob("*.py"), *Path("configs").glob("*.py")})
+    near = difflib.get_close_matches(file, files, 1, 0)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _one_line(error: Exception) -> str:

@@ -37,6 +37,7 @@ def default(model: Spec | None = None) -> ConfigDict:
     c.init_from = ""  # another run's workdir: start from its weights and statistics, nothing else
 
     c.model = ConfigDict(dataclasses.asdict(model or Spec()))  # resjax.models.spec.Spec explains its fields
+    c.model.update(num_classes=0, input_channels=0, input_size=0)  # 0: as the data set has it
 
     c.data = ConfigDict()  # the arguments of resjax.data.loader.open_dataset
     c.data.name = "digits"
@@ -44,9 +45,10 @@ def default(model: Spec | None = None) -> ConfigDict:
     c.data.train_split = "train"
     c.data.validation_split = ""  # such as train[45000:]; the only split that may select anything
     c.data.test_split = "test"
-    c.data.augment = "crop_flip"  # none | crop | crop_flip | resized_crop_flip
-    c.data.pad = 4  # pixels of zero padding before the random crop
-    c.data.normalize = "pixel_mean"  # pixel_mean | channel
+    # What is usual for the set, unless it is given here.
+    c.data.augment = placeholder(str)  # none | crop | crop_flip | resized_crop_flip
+    c.data.pad = placeholder(int)  # pixels of zero padding before the random crop
+    c.data.normalize = placeholder(str)  # pixel_mean | channel
     c.data.image_size = 0  # 0: the set's own
     c.data.workers = 0  # processes that prepare batches; 0: threads. The batches are the same
 
@@ -113,9 +115,9 @@ def durations(config: ConfigDict, train_size: int) -> Durations:
         value = in_steps if in_steps is not None else round(in_epochs * per_epoch)
         if name == "warmup" and in_epochs and in_epochs > 0:
             value = max(1, value)  # a small budget may leave less than a step of it
-        if value < 1:
+        if not 1 <= value < 2**31:  # the state counts in int32
             given = f"steps={in_steps}" if in_steps is not None else f"epochs={in_epochs}"
-            raise BadInput(f"{field}_{given}: comes to {value} steps, must be at least 1")
+            raise BadInput(f"{field}_{given}: comes to {value} steps, must be at least 1 and below 2**31")
         return value
 
     total = steps(config, "", "total")
@@ -127,7 +129,11 @@ def durations(config: ConfigDict, train_size: int) -> Durations:
         raise BadInput(f"schedule drops at steps {drops}: must be whole, positive and ascend")
     warmup = 0 if schedule.warmup == "none" else steps(schedule, "schedule.", "warmup")
     if warmup >= total:
-        raise BadInput(f"schedule.warmup lasts {warmup} steps but training {total}: shorten it or train longer")
+        unit = "steps" if schedule.warmup_steps is not None else "epochs"
+        raise BadInput(
+            f"schedule.warmup_{unit}={schedule[f'warmup_{unit}']}: the warm-up takes {warmup} steps and training "
+            f"{total}; set schedule.warmup_steps below {total} or schedule.warmup=none, or train longer"
+        )
     epoch = max(1, round(per_epoch))
     eval_every = steps(config, "", "eval_every", min(total, epoch))
     return Durations(

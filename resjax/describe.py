@@ -1,10 +1,16 @@
-"""Prints a network as a table: `python -m resjax.describe --config=FILE[:SPEC] [--json]`."""
+"""Prints a network as a table.
+
+    python -m resjax.describe --config=configs/imagenet.py:v1-50
+
+Every stage has a line with its output's shape, its parameters and its multiply-adds for one image.
+"""
 
 import json
 
 from absl import flags
 
 from resjax import cli
+from resjax.checks import described
 from resjax.config import network
 from resjax.models import counts
 from resjax.models.spec import Spec
@@ -13,8 +19,8 @@ from resjax.models.spec import Spec
 def table(spec: Spec) -> str:
     """Stage, output shape, parameters and multiply-adds, with totals."""
     rows = [
-        (r.name, " x ".join(map(str, r.output)), f"{r.cost.params:,}", f"{r.cost.macs:,}")
-        for r in counts.rows(spec)
+        (line.name, " x ".join(map(str, line.output)), f"{line.cost.params:,}", f"{line.cost.macs:,}")
+        for line in counts.lines(spec)
     ]
     total = counts.total(spec)
     lines = [
@@ -32,7 +38,7 @@ def main(argv: list[str]) -> None:
     values = cli.parse(
         argv, lambda v: flags.DEFINE_boolean("json", False, "Print the totals as JSON.", flag_values=v)
     )
-    spec = network(values.config)
+    spec = network(described(values.config))
     total = counts.total(spec)
     if values.json:
         print(json.dumps({"params": total.params, "macs": total.macs, "depth": spec.depth}))

@@ -1,7 +1,7 @@
 """Exit codes, and the one exception for mistakes that a person can fix."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 # What every command exits with.
 DONE = 0
@@ -20,8 +20,11 @@ class BadInput(ValueError):
 
 
 def unknown(field: str, value: object, choices: Iterable[str]) -> str:
-    """One line for a value outside its choices, with the nearest one."""
+    """One line for a value outside its choices, with the nearest one; a mapping says what each of them means."""
+    meanings = choices if isinstance(choices, Mapping) else {}
     choices = list(choices)
-    near = difflib.get_close_matches(str(value), choices, 1, 0.3)
+    # Where the meanings are listed, a far-fetched guess would only mislead.
+    near = difflib.get_close_matches(str(value), choices, 1, 0.6 if meanings else 0.3)
     hint = f"; did you mean {near[0]}?" if near else ""
-    return f"{field}={value!r} is unknown{hint} (known: {', '.join(choices)})"
+    known = "; ".join(f"{k} = {v}" for k, v in meanings.items()) or ", ".join(choices)
+    return f"{field}={value!r} is unknown{hint} (known: {known})"

@@ -1,8 +1,10 @@
-"""Trains or evaluates one run: `python -m resjax.main --config=FILE[:NETWORK] [--workdir=DIR] [--mode=train|eval]`.
+"""Trains a network, or evaluates a checkpoint of one.
 
-Any field of the config is changed by `--config.FIELD=VALUE`. The same command goes on with an interrupted run.
-To evaluate a run, its --workdir is enough. Exit codes: 0 done, 2 bad input, 3 the loss became infinite or NaN,
-75 stopped by a signal with the state saved.
+    python -m resjax.main --config=configs/digits.py --config.total_epochs=10 --workdir=runs/short
+    python -m resjax.main --mode=eval --workdir=runs/short
+
+The same command goes on with a run that was stopped. To evaluate a run, its folder is enough.
+Exit codes: 0 done, 2 bad input, 3 the loss became infinite or NaN, 75 stopped by a signal with the state saved.
 """
 
 import time
@@ -56,7 +58,7 @@ def main(argv: list[str]) -> int:
     # Everything that can be wrong is found before anything is written or compiled.
     config = values.config
     spec = checks.validate(config, jax.device_count())
-    check_workdir(workdir, config)
+    config = check_workdir(workdir, config)
     if config.init_from:
         check_source(Path(config.init_from), spec)
     run = experiment.open(config, workdir)
@@ -88,21 +90,33 @@ def main(argv: list[str]) -> int:
     return report(workdir, summary)
 
 
-def check_workdir(workdir: Path, config: ConfigDict) -> None:
-    """Raises BadInput if a run of `config` cannot be started or resumed in `workdir`."""
-    saved = workdir / "config.json"
-    if saved.is_file():
-        if changed := checks.differences(restored(files.read_json(saved), saved), config):
+def check_workdir(workdir: Path, config: ConfigDict) -> ConfigDict:
+    """The config with which a run of `config` is started or resumed in `workdir`.
+
+    Raises:
+      BadInput: if it cannot be.
+    """
+    path = workdir / "config.json"
+    if path.is_file():
+        saved = restored(files.read_json(path), path)
+        if changed := checks.differences(saved, config):
             raise BadInput(
                 f"workdir={workdir} holds another run: {'; '.join(changed)}. Use its values or another --workdir"
             )
-    elif workdir.exists() and (not workdir.is_dir() or any(not files.left_over(p) for p in workdir.iterdir())):
+        config = checks.continued(saved, config)
+    elif workdir.exists() and not (workdir.is_dir() and all(map(left_over, workdir.iterdir()))):
         raise BadInput(f"workdir={workdir} exists and is no run of resjax; choose an empty or new folder")
     parent = workdir.absolute()
     while not parent.exists():
         parent = parent.parent
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise BadInput(f"workdir={workdir} is not writable: {parent} is closed to you; choose another --workdir")
+    return config
+
+
+def left_over(path: Path) -> bool:
+    """True for what a process that was killed at its start leaves in its workdir."""
+    return path.name == lock.NAME or files.is_temporary(path)
 
 
 def evaluate_run(workdir: Path, config: ConfigDict | None, overrides: list[str], which: str) -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """The network of a `Spec` in PyTorch, to measure against: the same layers, the same names, the same training step.
 
-Only `resjax.benchmark` and its test use it; PyTorch is no dependency of resjax.
+Only `resjax.benchmark` and its test use it; PyTorch is no dependency of resjax. The twin builds what it knows to
+be the same, and `missing` names everything else.
 """
 
-from collections.abc import Callable, Iterator
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -13,27 +15,59 @@ import torch.nn.functional as F
 from ml_collections import ConfigDict
 from torch import Tensor, nn
 
-from resjax.models.resnet import POOLED, STEMS
-from resjax.models.shortcuts import projects
-from resjax.models.spec import ORDERS, Spec, UnitShape
+from resjax.config import default
+from resjax.models import layout
+from resjax.models.layout import Layer, Layers, UnitLayout
+from resjax.models.spec import Spec
+
+# What the twin knows: any value of these fields, and these values of those. A field that is not here may only have
+# its default.
+FIELDS = {
+    *("units", "widths", "unit", "squeeze", "groups", "stem", "stem_width", "stem_raw", "stride_on"),
+    *("order", "excitation", "shortcut", "shortcut_pool", "shortcut_scale", "branch_scale", "activation"),
+    *("gate_layers", "gate_bias"),
+    *("bn_momentum", "bn_epsilon", "input_size", "input_channels", "num_classes"),
+    *("init", "init_gain", "zero_gamma"),  # the twin starts from a copy of the weights
+    "bn_group",  # the benchmark says that PyTorch normalises over the whole batch
+    "scan",  # the same function
+}
+VALUES = {
+    "gate": ("none", "exclusive", "shortcut_only"),
+    "norm": ("batch", "none"),
+    "dtype": ("float32", "bfloat16"),
+}
+OPTIMIZER_FIELDS = {"learning_rate", "momentum", "nesterov", "weight_decay", "label_smoothing"}
+OPTIMIZER_FIELDS |= {"beta2"}  # AdamW's
+OPTIMIZER_VALUES = {"name": ("sgd",), "decay_mask": ("all",)}
+LAYER_FIELDS = {"kind", "in_width", "width", "size", "name", "kernel", "stride", "groups", "bias", "gamma", "beta"}
+UNIT_PARTS = {"lead", "branch", "excitation", "shortcut", "gate", "after", "activated"}
 
 
 def missing(spec: Spec, config: ConfigDict) -> list[str]:
-    """What this network or recipe has and the twin has not; empty where a twin can be built."""
-    o = config.optimizer
-    wanted = {
-        "fully connected units": spec.dense,
-        "no BN": spec.norm == "none",
-        "gates": spec.gate != "none",
-        "dropout on the shortcut": spec.shortcut_dropout > 0,
-        "stochastic depth": spec.stochastic_depth > 0,
-        "rematerialisation": spec.remat,
-        f"optimizer.name={o.name}": o.name != "sgd",
-        "gradient clipping": o.clip_norm > 0,
-        "gradient accumulation": o.accumulate > 1,
-        "decay of kernels only": o.decay_mask != "all",
-    }
-    return [name for name, present in wanted.items() if present]
+    """What this network or recipe has and the twin does not know to be the same; empty where it can be built."""
+    fields, recipe = dataclasses.asdict(spec), config.optimizer.to_dict()
+    reasons = [f"model.{f}={fields[f]}" for f in unknown(fields, dataclasses.asdict(Spec()), FIELDS, VALUES)]
+    defaults = default().optimizer.to_dict()
+    reasons += [f"optimizer.{f}={recipe[f]}" for f in unknown(recipe, defaults, OPTIMIZER_FIELDS, OPTIMIZER_VALUES)]
+    for shape in spec.unit_shapes():
+        unit = layout.unit(spec, shape)._asdict()
+        reasons += [f"a unit's {part}" for part in unknown(unit, dict.fromkeys(unit, ()), UNIT_PARTS)]
+    for layer in (layer for _, layers in layout.parts(spec) for layer in layers):
+        reasons += [] if layer.kind in (*BUILD, *COMPUTE) else [f"{layer.kind} layers"]
+        reasons += [f"a layer's {f}" for f in unknown(layer._asdict(), Layer._field_defaults, LAYER_FIELDS)]
+    return list(dict.fromkeys(reasons))
+
+
+def unknown(
+    given: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    fields: set[str],
+    values: Mapping[str, tuple[Any, ...]] | None = None,
+) -> list[str]:
+    """The fields that are not known, off their defaults, and those known only with other values."""
+    values = values or {}
+    known = {field: values.get(field, (defaults.get(field),)) for field in given}
+    return [field for field, value in given.items() if field not in fields and value not in known[field]]
 
 
 class Twin(nn.Module):
@@ -41,103 +75,100 @@ class Twin(nn.Module):
 
     def __init__(self, spec: Spec) -> None:
         super().__init__()
-        self.spec = spec
-        self.stem, width = nn.Module(), spec.input_channels
-        for i, (kernel, share, stride) in enumerate(STEMS[spec.stem], 1):
-            out = int(spec.stem_width * share)
-            self.stem.add_module(f"conv{i}", conv(width, out, kernel, stride))
-            self.stem.add_module(f"norm{i}", norm(spec, out))
-            width = out
+        self.stem_layers, self.head_layers = layout.stem(spec), layout.head(spec)
+        self.stem = nn.Module()
+        build(spec, self.stem, self.stem_layers)
         self.units = []
         for shape in spec.unit_shapes():
+            stage, name = shape.path
             if shape.index == 0:
-                self.add_module(f"stage{shape.stage}", nn.Module())
-            unit = TwinUnit(spec, shape)
-            self.get_submodule(f"stage{shape.stage}").add_module(f"unit{shape.index}", unit)
+                self.add_module(stage, nn.Module())
+            unit = TwinUnit(spec, layout.unit(spec, shape))
+            self.get_submodule(stage).add_module(name, unit)
             self.units.append(unit)
-        if "n" in ORDERS[spec.order].lead:
-            self.norm = norm(spec, spec.widths[-1])
-        self.head = nn.Linear(spec.widths[-1], spec.num_classes)
+        build(spec, self, self.head_layers)
+        self.half = spec.dtype == "bfloat16"
 
     def forward(self, x: Tensor) -> Tensor:
-        for i in range(1, len(STEMS[self.spec.stem]) + 1):
-            x = self.stem.get_submodule(f"norm{i}")(self.stem.get_submodule(f"conv{i}")(x))
-            x = activate(self.spec, x)
-        if self.spec.stem in POOLED:
-            x = F.max_pool2d(x, 3, 2, padding=1)
+        x = run(self.stem, self.stem_layers, x)
         for unit in self.units:
             x = unit(x)
-        lead = ORDERS[self.spec.order].lead
-        x = self.norm(x) if "n" in lead else x
-        x = activate(self.spec, x) if lead else x
-        return self.head(x.mean((2, 3)))
+        return run(self, self.head_layers, x)
 
 
 class TwinUnit(nn.Module):
     """`resjax.models.units.Unit`."""
 
-    def __init__(self, spec: Spec, shape: UnitShape) -> None:
+    def __init__(self, spec: Spec, unit: UnitLayout) -> None:
         super().__init__()
-        self.spec, self.shape = spec, shape
-        order, layers, width = ORDERS[spec.order], spec.weight_layers(shape), shape.in_width
-        for i, (kernel, out, stride) in enumerate(layers, 1):
-            tokens = order.last + order.after if i == len(layers) else order.layer
-            tokens = tokens.removeprefix(order.lead) if i == 1 and shape.first else tokens
-            for token in tokens:
-                if token == "c":
-                    self.add_module(f"conv{i}", conv(width, out, kernel, stride))
-                    width = out
-                elif token == "n":
-                    self.add_module(f"norm{i}", norm(spec, width))
-        if projects(spec, shape):
-            self.shortcut = nn.Module()
-            stride = 1 if spec.shortcut_pool else shape.stride
-            self.shortcut.add_module("conv", conv(shape.in_width, shape.width, 1, stride))
-            if not order.lead:
-                self.shortcut.add_module("norm", norm(spec, shape.width))
+        self.spec, self.unit = spec, unit
+        build(spec, self, unit.lead + unit.branch + unit.after)
+        self.excitation, self.shortcut, self.gate = nn.Module(), nn.Module(), nn.Module()
+        build(spec, self.excitation, unit.excitation)
+        build(spec, self.shortcut, unit.shortcut)
+        build(spec, self.gate, unit.gate)
 
     def forward(self, x: Tensor) -> Tensor:
-        spec, order, count = self.spec, ORDERS[self.spec.order], len(self.spec.weight_layers(self.shape))
-        y = x if self.shape.first else self.run(order.lead, x, 1)
-        source = y if projects(spec, self.shape) else x
-        for i in range(1, count + 1):
-            tokens = order.last if i == count else order.layer
-            y = self.run(tokens.removeprefix(order.lead) if i == 1 else tokens, y, i)
+        spec, unit = self.spec, self.unit
+        y = run(self, unit.lead, x)
+        source = y if unit.activated else x
+        y = run(self, unit.branch, y)
+        if unit.excitation:
+            y = y * run(self.excitation, unit.excitation, y)[:, :, None, None]
         if spec.shortcut != "none":
-            y = spec.shortcut_scale * self.skip(source) + spec.branch_scale * y
-        return self.run(order.after, y, count)
-
-    def run(self, tokens: str, y: Tensor, i: int) -> Tensor:
-        for token in tokens:
-            y = activate(self.spec, y) if token == "a" else self.get_submodule(NAMES[token] + str(i))(y)
-        return y
-
-    def skip(self, x: Tensor) -> Tensor:
-        shape, stride = self.shape, self.shape.stride
-        if projects(self.spec, shape):
-            if self.spec.shortcut_pool and stride > 1:
-                x = F.avg_pool2d(x, 2, 2, ceil_mode=True, count_include_pad=False)
-            for part in self.shortcut.children():
-                x = part(x)
-            return x
-        if shape.changes:
-            return F.pad(x[:, :, ::stride, ::stride], (0, 0, 0, 0, 0, shape.width - shape.in_width))
-        return x
+            skip = run(self.shortcut, unit.shortcut, source)
+            y = y if spec.branch_scale == 1 else spec.branch_scale * y
+            skip = skip if spec.shortcut_scale == 1 else spec.shortcut_scale * skip
+            if unit.gate:
+                gate = run(self.gate, unit.gate, source)
+                y, skip = gate * y if spec.gate == "exclusive" else y, (1 - gate) * skip
+            y = skip + y
+        return run(self, unit.after, y)
 
 
-NAMES = {"c": "conv", "n": "norm"}
+def build(spec: Spec, module: nn.Module, layers: Layers) -> None:
+    """Gives the module the layers that have parameters, under their names."""
+    for layer in layers:
+        if layer.name:
+            module.add_module(layer.name, BUILD[layer.kind](spec, layer))
 
 
-def activate(spec: Spec, x: Tensor) -> Tensor:
-    return F.relu(x) if spec.activation == "relu" else torch.sigmoid(x)
+def run(module: nn.Module, layers: Layers, x: Tensor) -> Tensor:
+    """`resjax.models.layers.run`."""
+    for layer in layers:
+        x = module.get_submodule(layer.name)(x) if layer.name else COMPUTE[layer.kind](layer, x)
+    return x
 
 
-def conv(width: int, out: int, kernel: int, stride: int) -> nn.Conv2d:
-    return nn.Conv2d(width, out, kernel, stride, padding=kernel // 2, bias=False)
+def conv(spec: Spec, layer: Layer) -> nn.Module:
+    kernel, stride, groups = layer.kernel, layer.stride, layer.groups
+    bias = layer.bias is not None
+    return nn.Conv2d(layer.in_width, layer.width, kernel, stride, kernel // 2, groups=groups, bias=bias)
 
 
-def norm(spec: Spec, width: int) -> nn.BatchNorm2d:
-    return nn.BatchNorm2d(width, eps=spec.bn_epsilon, momentum=1 - spec.bn_momentum)
+def dense(spec: Spec, layer: Layer) -> nn.Module:
+    return nn.Linear(layer.in_width, layer.width, bias=layer.bias is not None)
+
+
+def norm(spec: Spec, layer: Layer) -> nn.Module:
+    return nn.BatchNorm2d(layer.width, eps=spec.bn_epsilon, momentum=1 - spec.bn_momentum)
+
+
+BUILD: dict[str, Callable[[Spec, Layer], nn.Module]] = {
+    "conv": conv,
+    "dense": dense,
+    "classifier": dense,
+    "norm": norm,
+}
+COMPUTE: dict[str, Callable[[Layer, Tensor], Tensor]] = {
+    "relu": lambda layer, x: F.relu(x),
+    "sigmoid": lambda layer, x: torch.sigmoid(x),
+    "max_pool": lambda layer, x: F.max_pool2d(x, layer.kernel, layer.stride, layer.kernel // 2),
+    "average_pool": lambda layer, x: F.avg_pool2d(x, layer.stride, ceil_mode=True, count_include_pad=False),
+    "subsample": lambda layer, x: x[:, :, :: layer.stride, :: layer.stride],
+    "zero_pad": lambda layer, x: F.pad(x, (0, 0, 0, 0, 0, layer.width - layer.in_width)),
+    "mean": lambda layer, x: x.mean((2, 3)),
+}
 
 
 def copy(variables: Any, twin: nn.Module) -> None:
@@ -187,7 +218,7 @@ def training_step(
     )
     x = torch.from_numpy(images.copy()).permute(0, 3, 1, 2).to(device, memory_format=torch.channels_last)
     y = torch.from_numpy(labels.copy()).long().to(device)
-    half = twin.spec.dtype == "bfloat16"
+    half = twin.half
     said += ["bfloat16 autocast"] if half else []
 
     def stepper(forward: Callable[[Tensor], Tensor]) -> Callable[[], float]:

@@ -1,4 +1,4 @@
-"""Looks into runs: `python -m resjax.analysis NAME --workdir=RUN [--workdir=RUN ...] [--out=DIR]`.
+"""Looks into runs: `python -m resjax.analysis NAME --workdir=RUN`, where NAME is one of
 
   responses  the size of every layer's output (v1 Fig. 7)
   gradients  the gradient's norm by depth, at the start and during training
@@ -7,7 +7,8 @@
   lesion     accuracy when units are removed
 
 Writes NAME.png and NAME.json into DIR, the first run's `analysis/` by default, and the same into TensorBoard.
-For example: python -m resjax.analysis lesion --workdir=runs/digits-v1-20,runs/digits-plain-20 --step=best
+
+    python -m resjax.analysis responses --workdir=runs/plain-56 --workdir=runs/v1-56
 """
 
 import sys
@@ -35,7 +36,7 @@ ANALYSES: dict[str, ModuleType] = {
 
 def define(values: flags.FlagValues) -> None:
     flags.DEFINE_multi_string(
-        "workdir", [], "A run, or a sweep (curves); repeat it, or separate with commas.", flag_values=values
+        "workdir", None, "A run, or a sweep (curves); repeat it, or separate with commas.", flag_values=values
     )
     flags.DEFINE_string("out", None, "Where to write; RUN/analysis by default.", flag_values=values)
     flags.DEFINE_string(
@@ -61,7 +62,7 @@ def main(argv: list[str]) -> None:
     for field in ("step", "images", "draws"):
         if values[field].value is not None and field not in ANALYSES[name].TAKES:
             raise BadInput(f"--{field}={values[field].value}: {name} has no use for it; leave it out")
-    workdirs = [Path(part) for given in values.workdir for part in given.split(",") if part]
+    workdirs = [Path(part) for given in values.workdir or [] for part in given.split(",") if part]
     if not workdirs:
         raise BadInput("--workdir is missing: give the folder of a run")
     runs = gather(workdirs)

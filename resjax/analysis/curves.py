@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.lines import Line2D
 
 from resjax import files
@@ -101,22 +102,25 @@ def measure(run: Run, options: Options) -> dict[str, Any]:
 def plot(found: Mapping[str, Any], path: Path, note: str = "") -> None:
     """Error against steps, training dashed and test solid, one colour a run; bands are seeds."""
     drawn = [split for split in STYLES if any(split in run["splits"] for run in found.values())]
-    what = {"train": "training errors are of the steps between evaluations, with augmentation"}
-    notes = [note] * bool(note) + [text for split, text in what.items() if split in drawn]
+    caption = (
+        f"{figure.about(found)}; training errors are means since the evaluation before, while the weights moved"
+    )
+    if note:
+        caption += f"; {note}"
     if any(run["seeds"] > 1 for run in found.values()):
-        notes.append("lines are means over n seeds, bands ± one sample standard deviation")
-    with figure.panels(path, 1, 1, (7, 4.8), "; ".join([figure.about(found), *notes])) as [[axes]]:
+        caption += "; lines: means over n seeds, bands: ± one sample standard deviation of the test error"
+    with figure.panels(path, 1, 1, (7, 4.8), caption) as [[axes]]:
         for colour, run in enumerate(found.values()):
             for split, curve in run["splits"].items():
                 style, width = STYLES[split]
                 mark = "." if len(curve["step"]) == 1 else None  # a line of one point would be invisible
                 one, error = f"C{colour}", curve["error"]
                 axes.plot(curve["step"], error, style, color=one, lw=width, marker=mark)
-                if run["seeds"] > 1:
-                    low, high = (
-                        [e + sign * s for e, s in zip(error, curve["std"], strict=True)] for sign in (-1, 1)
+                if split == "test" and run["seeds"] > 1:  # bands around every line would hide one another
+                    mean, std = np.array(error), np.array(curve["std"])
+                    axes.fill_between(
+                        curve["step"], np.maximum(0, mean - std), mean + std, color=one, alpha=0.15, lw=0
                     )
-                    axes.fill_between(curve["step"], [max(0, e) for e in low], high, color=one, alpha=0.15, lw=0)
         axes.set(xlabel="step", ylabel="error (%)")
         figure.from_zero(axes)
         lines = [

@@ -29,7 +29,7 @@ def panels(
             one.grid(alpha=0.3)
         yield axes
         if caption:
-            figure.supxlabel(textwrap.fill(caption, int(15 * size[0])), fontsize=8, color="0.3")
+            figure.supxlabel(textwrap.fill(caption, int(17 * size[0])), fontsize=8, color="0.3")
         figure.savefig(path, dpi=120)
     finally:
         plt.close(figure)
@@ -60,4 +60,4 @@ def about(found: Mapping[str, Any]) -> str:
 def images(found: Mapping[str, Any]) -> str:
     """How many images the runs in a picture were looked at with."""
     counts = sorted({run["images"] for run in found.values()})
-    return f"{', '.join(f'{count:,}' for count in counts)} training images, augmented"
+    return f"{', '.join(f'{count:,}' for count in counts)} images of training batches"

@@ -39,8 +39,7 @@ def gradients(spec: Spec, variables: Variables, batch: Batch) -> dict[str, dict[
     norms = _norms(spec, variables, batch)
     return {
         "weights": {
-            modules.name(path): float(norms["weights"][modules.name(path)])
-            for path, _ in modules.weight_layers(spec)
+            modules.name(path): float(norms["weights"][modules.name(path)]) for path in modules.weight_layers(spec)
         },
         "activations": {
             modules.name(path): float(norms["activations"][modules.name(path)]) for path, _ in modules.units(spec)
@@ -81,7 +80,7 @@ def _norms(spec: Spec, variables: Variables, batch: Batch) -> dict[str, dict[str
         return jnp.sqrt(jnp.square(x.astype(jnp.float32)).sum())
 
     return {
-        "weights": {modules.name(path): norm(kernel(path)) for path, _ in modules.weight_layers(spec)},
+        "weights": {modules.name(path): norm(kernel(path)) for path in modules.weight_layers(spec)},
         "activations": {modules.name(path): norm(by_outputs[path]) for path, _ in modules.units(spec)},
     }
 

@@ -107,7 +107,12 @@ def plot(found: Mapping[str, Any], path: Path) -> None:
         for colour, (label, run) in enumerate(found.items()):
             one, whole, single = f"C{colour}", 100 * run["whole"], 100 * np.array(run["single"])
             left.plot(
-                range(1, len(single) + 1), single, ".-", color=one, lw=1.2, label=f"{label}, without the unit"
+                range(1, len(single) + 1),
+                single,
+                ".-",
+                color=one,
+                lw=1.2,
+                label=f"{label}, step {run['step']:,}, without the unit",
             )
             left.axhline(whole, color=one, ls="--", lw=1, label=f"{label}, whole: {whole:.1f} %")
             draws = [100 * np.array(at["accuracy"]) for at in run["random"]]

@@ -6,6 +6,7 @@ spread of the betas between channels): a fresh network shows 1 everywhere, and 0
 Where no BN follows a convolution (pre-activation orders, networks without BN), its own output is measured.
 """
 
+import itertools
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -18,27 +19,26 @@ import jax.numpy as jnp
 from resjax.analysis import figure, modules
 from resjax.analysis.modules import ModulePath
 from resjax.analysis.runs import Options, Run, Variables
+from resjax.models import layout
 from resjax.models.norm import BatchNorm
 from resjax.models.resnet import ResNet
-from resjax.models.spec import ORDERS, UNITS, Spec
+from resjax.models.spec import Spec
 
 TAKES = ("step", "images")  # of Options
-KERNELS = (3, 0)  # the layers that Fig. 7 shows, and fully connected ones
 IMAGES = 256
 
 
 def layers(spec: Spec) -> list[ModulePath]:
-    """The module at which each 3x3 layer's response is read, from input to output."""
-    order, last = ORDERS[spec.order], f"conv{len(UNITS[spec.unit].kernels)}"
-
-    def read_at(path: ModulePath) -> ModulePath:
-        *module, layer = path
-        tokens = "cna" if module == ["stem"] else order.last if layer == last else order.layer
-        normed = "cn" in tokens and spec.norm == "batch"
-        return (*module, layer.replace("conv", "norm") if normed else layer)
-
-    *before_head, _ = modules.weight_layers(spec)
-    return [read_at(path) for path, kernel in before_head if kernel in KERNELS]
+    """The module at which each 3x3 layer's response is read, from input to output; a fully connected one's too."""
+    # A pre-activated unit's next BN comes after a layer as well, but is not that layer's own.
+    shown = {path for path, layer in layout.weight_layers(spec) if layer.kernel == 3 or layer.kind == "dense"}
+    found = []
+    for path, row in layout.parts(spec):
+        for layer, after in itertools.pairwise((*row, None)):
+            if layer and (*path, layer.name) in shown:
+                norm = layer.name.replace("conv", "norm")
+                found.append((*path, norm if after and after.name == norm else layer.name))
+    return found
 
 
 def responses(spec: Spec, variables: Variables, images: jax.Array) -> dict[str, float]:

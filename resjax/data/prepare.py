@@ -118,7 +118,11 @@ class Split:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit code: 0, or 2 with one line on stderr when the input cannot be used."""
-    parser = argparse.ArgumentParser(prog="python -m resjax.data.prepare", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m resjax.data.prepare",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("name", choices=sorted(PUBLISHED))
     parser.add_argument("--source", required=True, type=Path, help="the published .tar.gz or its unpacked folder")
     parser.add_argument("--data_dir", required=True, type=Path, help="where TFDS sets are kept")

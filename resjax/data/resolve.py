@@ -30,6 +30,13 @@ BY_NAME = {
     "cifar100": SMALL_PICTURES,
 }
 
+# Height, width, channels and classes of sets that are spoken of before they are prepared.
+PUBLISHED = {
+    "cifar10": (32, 32, 3, 10),
+    "cifar100": (32, 32, 3, 100),
+    "imagenet2012": (PHOTOGRAPH_SIDE, PHOTOGRAPH_SIDE, 3, 1000),
+}
+
 
 @dataclass(frozen=True, eq=False)
 class Resolved:
@@ -41,7 +48,7 @@ class Resolved:
         class_names: in label order, or empty if the set has none.
         image_shape: (H, W, C) of the processed images.
         image_size: their side in pixels, or 0 if they are oblong; with it `data.image_size=0` has its number.
-        augment, pad, normalize: as configured, or as is usual for the set; a pad that is not used is 0.
+        augment, pad, normalize: as configured, or as is usual for the set.
         source: where the records come from.
         parts: the configured slices by role, 'train', 'validation' and 'test'.
         resized: whether images are resized to get their processed shape.

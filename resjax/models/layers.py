@@ -1,79 +1,122 @@
-"""The weight layers, the activation and their costs: each decided here and nowhere else."""
+"""What each kind of layer does. A new kind is one entry of `RUN`, and its cost in `counts` if it has parameters."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from resjax.models.layout import Layer, Layers
 from resjax.models.norm import BatchNorm
 from resjax.models.spec import Spec
 
 
-class Cost(NamedTuple):
-    """Trainable parameters, and the multiply-adds of one image's forward pass (convolution and dense only)."""
+def run(spec: Spec, layers: Layers, x: jax.Array, train: bool) -> jax.Array:
+    """Layers in a row: [N, H, W, C] -> [N, H', W', C'], or [N, C] -> [N, C'].
 
-    params: int = 0
-    macs: int = 0
-
-    def __add__(self, other: "Cost") -> "Cost":  # type: ignore[override]
-        return Cost(self.params + other.params, self.macs + other.macs)
-
-
-def activate(spec: Spec, x: jax.Array) -> jax.Array:
-    """The network's one nonlinearity."""
-    return nn.relu(x) if spec.activation == "relu" else nn.sigmoid(x)
+    To be called in a linen module, which then holds the layers that have parameters under their names.
+    """
+    for layer in layers:
+        x = RUN[layer.kind](spec, layer, x, train)
+    return x
 
 
-def weight(
-    spec: Spec, width: int, kernel: int, stride: int = 1, *, bias: float | None = None, name: str
-) -> Callable[[jax.Array], jax.Array]:
-    """A bias-free convolution with explicit symmetric padding, or a dense layer where `kernel` is 0.
+class Part(nn.Module):
+    """Layers in a row as a module of their own: the stem, a gate, an excitation."""
+
+    spec: Spec
+    layers: Layers
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """As `run`."""
+        return run(self.spec, self.layers, x, train)
+
+
+def weight_options(spec: Spec, layer: Layer) -> dict[str, Any]:
+    """What convolutions and dense layers share.
 
     Weights are drawn from an untruncated normal of variance init_gain / fan (He et al., arXiv 1502.01852; the
-    released code takes the fan of the output). `bias` adds a bias that starts at this value.
+    released code takes the fan of the output).
     """
-    options: dict[str, Any] = {
-        "use_bias": bias is not None,
-        "bias_init": nn.initializers.constant(bias or 0.0),
+    return {
+        "features": layer.width,
+        "use_bias": layer.bias is not None,
+        "bias_init": nn.initializers.constant(layer.bias or 0.0),
         "kernel_init": nn.initializers.variance_scaling(spec.init_gain, spec.init, "normal"),  # type: ignore[arg-type]
         "dtype": jnp.dtype(spec.dtype),
-        "name": name,
+        "name": layer.name,
     }
-    if kernel == 0:
-        return nn.Dense(width, **options)
-    pad = (kernel // 2, kernel // 2)
-    return nn.Conv(width, (kernel, kernel), strides=stride, padding=(pad, pad), **options)
 
 
-def unit_bias(spec: Spec) -> float | None:
-    """The starting bias of a unit's weight layers: none where BN's beta follows."""
-    return None if spec.norm == "batch" else 0.0
+def convolve(spec: Spec, layer: Layer, x: jax.Array, train: bool) -> jax.Array:
+    """A convolution with explicit symmetric padding."""
+    return nn.Conv(
+        kernel_size=(layer.kernel, layer.kernel),
+        strides=layer.stride,
+        padding=[(layer.kernel // 2, layer.kernel // 2)] * 2,
+        feature_group_count=layer.groups,
+        **weight_options(spec, layer),
+    )(x)
 
 
-def normalize(
-    spec: Spec, x: jax.Array, train: bool, name: str, *, zero: bool = False, shift: float = 0.0
-) -> jax.Array:
-    """BN as the spec has it, or nothing; gamma starts at 1 (0 if `zero`), beta at `shift`."""
-    if spec.norm == "none":
-        return x
+def multiply(spec: Spec, layer: Layer, x: jax.Array, train: bool) -> jax.Array:
+    """A dense layer."""
+    return nn.Dense(**weight_options(spec, layer))(x)
+
+
+def classify(spec: Spec, layer: Layer, x: jax.Array, train: bool) -> jax.Array:
+    """The float32 logits; no ReLU follows, so that the gain is 1."""
+    init = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
+    return nn.Dense(layer.width, kernel_init=init, dtype=jnp.float32, name=layer.name)(x)
+
+
+def normalize(spec: Spec, layer: Layer, x: jax.Array, train: bool) -> jax.Array:
+    """BN as the spec has it."""
     return BatchNorm(
         group=spec.bn_group,
         momentum=spec.bn_momentum,
         epsilon=spec.bn_epsilon,
-        zero_scale=zero,
-        shift=shift,
-        name=name,
+        zero_scale=layer.gamma == 0,
+        shift=layer.beta,
+        name=layer.name,
     )(x, train)
 
 
-def weight_cost(in_width: int, width: int, kernel: int, out_size: int, *, bias: bool = False) -> Cost:
-    """Cost of `weight`: k*k*in*out parameters, each used once per output pixel; padding counts as work."""
-    params = max(kernel, 1) ** 2 * in_width * width
-    return Cost(params + width * bias, params * out_size**2)
+def max_pool(spec: Spec, layer: Layer, x: jax.Array, train: bool) -> jax.Array:
+    """The largest of every window; padding never wins."""
+    pad = (layer.kernel // 2, layer.kernel // 2)
+    return nn.max_pool(x, (layer.kernel, layer.kernel), (layer.stride, layer.stride), padding=(pad, pad))
 
 
-def norm_cost(spec: Spec, width: int) -> Cost:
-    """Cost of `normalize`: gamma and beta. Running statistics are not parameters."""
-    return Cost(2 * width if spec.norm == "batch" else 0)
+def average_pool(spec: Spec, layer: Layer, x: jax.Array, train: bool) -> jax.Array:
+    """The mean of what lies in every cell: an odd map gives the size that a stride gives."""
+    cell = (layer.stride, layer.stride)
+    return nn.avg_pool(x, cell, cell, padding="SAME", count_include_pad=False)
+
+
+def subsample(spec: Spec, layer: Layer, x: jax.Array, train: bool) -> jax.Array:
+    """Every stride-th pixel of every stride-th row."""
+    return x[:, :: layer.stride, :: layer.stride]
+
+
+def zero_pad(spec: Spec, layer: Layer, x: jax.Array, train: bool) -> jax.Array:
+    """New channels of zeros after the others."""
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, layer.width - layer.in_width)])
+
+
+RUN: dict[str, Callable[[Spec, Layer, jax.Array, bool], jax.Array]] = {
+    "conv": convolve,
+    "dense": multiply,
+    "classifier": classify,
+    "norm": normalize,
+    "relu": lambda spec, layer, x, train: nn.relu(x),
+    "sigmoid": lambda spec, layer, x, train: nn.sigmoid(x),
+    "max_pool": max_pool,
+    "average_pool": average_pool,
+    "subsample": subsample,
+    "zero_pad": zero_pad,
+    "mean": lambda spec, layer, x, train: x.astype(jnp.float32).mean((1, 2)),
+    "flatten": lambda spec, layer, x, train: x.reshape(len(x), -1),
+}

@@ -1,7 +1,9 @@
-"""The networks of both papers by name."""
+"""The networks of both papers, and their best-known descendants, by name."""
 
 import dataclasses
 import re
+from collections.abc import Collection
+from typing import Any
 
 from resjax.errors import BadInput, unknown
 from resjax.models.spec import Spec
@@ -16,7 +18,25 @@ IMAGENET_STAGES = {  # v1 Table 1; 200 from v2 section 5
 }
 CIFAR_BOTTLENECK = (164, 1001)  # v2's 9n+2 networks; 164 = 6 * 27 + 2 too, but no paper has that one
 CIFAR_FAMILIES = ("v1", "v2", "plain", "highway")
-IMAGENET_FAMILIES = ("v1", "v1.5", "v2", "plain")
+V15 = {"stride_on": "3x3"}
+V2 = V15 | {"order": "full_preactivation"}
+# Family -> what may follow the depth, and the fields that it means.
+IMAGENET_FAMILIES: dict[str, dict[str, dict[str, Any]]] = {
+    "v1": {"": {}},
+    # d: "ResNet-D" of arXiv 1812.01187
+    "v1.5": {"": V15, "d": V15 | {"stem": "deep", "shortcut_pool": True}},
+    # raw: the stem without BN and ReLU, the first unit with its own (timm's resnetv2)
+    "v2": {"": V2, "raw": V2 | {"stem_raw": True}},
+    "plain": {"": V15 | {"shortcut": "none"}},
+    # groups x width of a group in the first stage (arXiv 1611.05431)
+    "resnext": {
+        "32x4d": V15 | {"groups": 32, "squeeze": 2},
+        "32x8d": V15 | {"groups": 32, "squeeze": 1},
+        "64x4d": V15 | {"groups": 64, "squeeze": 1},
+    },
+    "wide": {"2": V15 | {"squeeze": 2}},  # how much wider inside (arXiv 1605.07146, torchvision's form)
+    "se": {"": V15 | {"excitation": 16}},  # arXiv 1709.01507
+}
 
 
 def cifar(name: str) -> Spec:
@@ -29,7 +49,7 @@ def cifar(name: str) -> Spec:
     Raises:
       BadInput: for an unknown family or a depth that it does not have.
     """
-    family, depth = _parse(name, CIFAR_FAMILIES, "v1-20")
+    family, depth = _plain_name(name, CIFAR_FAMILIES, "v1-20")
     if family == "highway":
         return highway(depth)
     bottleneck = family != "plain" and (depth in CIFAR_BOTTLENECK or (depth % 9 == 2 and depth % 6 != 2))
@@ -97,31 +117,37 @@ def highway_original(layers: int, width: int, features: int, classes: int) -> Sp
 
 
 def imagenet(name: str) -> Spec:
-    """An ImageNet network: `v1-50`, `v1.5-50`, `v2-200`, `plain-34`.
+    """An ImageNet network: `v1-50`, `v1.5-50`, `v1.5-50-d`, `v2-200`, `v2-50-raw`, `plain-34`, `se-50`,
+    `resnext-50-32x4d`, `wide-50-2`.
 
-    v1 strides on the first 1x1 as the released models do, v1.5 and v2 on the 3x3 (v2's released ImageNet code
+    v1 strides on the first 1x1 as the released models do, the others on the 3x3 (v2's released ImageNet code
     does). Projections where dimensions change (option B).
 
     Raises:
-      BadInput: for an unknown family or a depth that it does not have.
+      BadInput: for an unknown family, or a depth or variant that it does not have.
     """
-    family, depth = _parse(name, IMAGENET_FAMILIES, "v1-50")
-    depths = (18, 34) if family == "plain" else tuple(IMAGENET_STAGES)
+    family, depth, variant = _parse(name, IMAGENET_FAMILIES, "v1-50")
+    variants = IMAGENET_FAMILIES[family]
+    if variant not in variants:
+        names = ", ".join("-".join(part for part in (family, str(depth), v) if part) for v in variants)
+        raise BadInput(f"network {name!r}: there is no such variant of {family}-{depth}; known: {names}")
+    bottleneck = "squeeze" in variants[variant]
+    depths = tuple(d for d, (unit, _) in IMAGENET_STAGES.items() if unit == "bottleneck" or not bottleneck)
+    depths = (18, 34) if family == "plain" else depths
     if depth not in depths:
         near = min(depths, key=lambda d: abs(d - depth))
-        raise BadInput(f"network {name!r}: {family} depths on ImageNet are {depths}; nearest: {family}-{near}")
+        nearest = "-".join(part for part in (family, str(near), variant) if part)
+        raise BadInput(f"network {name!r}: {family} depths on ImageNet are {depths}; nearest: {nearest}")
     unit, units = IMAGENET_STAGES[depth]
+    fields: dict[str, Any] = {"stem": "conv7", "shortcut": "B"}
     return Spec(
         units=units,
         widths=(64, 128, 256, 512) if unit == "basic" else (256, 512, 1024, 2048),
         unit=unit,
-        stem="conv7",
         stem_width=64,
-        stride_on="1x1" if family == "v1" else "3x3",
-        order="full_preactivation" if family == "v2" else "original",
-        shortcut="none" if family == "plain" else "B",
         input_size=224,
         num_classes=1000,
+        **fields | variants[variant],
     )
 
 
@@ -135,7 +161,7 @@ def dense(name: str, features: int, width: int) -> Spec:
     Raises:
       BadInput: for an unknown family or a depth that it does not have.
     """
-    family, depth = _parse(name, ("v1", "v2", "plain", "highway"), "v1-21")
+    family, depth = _plain_name(name, ("v1", "v2", "plain", "highway"), "v1-21")
     if family == "highway":
         if depth < 3:
             raise BadInput(
@@ -165,11 +191,19 @@ def for_digits(spec: Spec) -> Spec:
     return dataclasses.replace(spec, input_size=8, input_channels=1)
 
 
-def _parse(name: str, families: tuple[str, ...], example: str) -> tuple[str, int]:
-    match = re.fullmatch(r"([a-z0-9.]+)-(\d+)", name)
+def _plain_name(name: str, families: Collection[str], example: str) -> tuple[str, int]:
+    family, depth, variant = _parse(name, families, example)
+    if variant:
+        raise BadInput(f"network {name!r}: nothing follows the depth here; did you mean {family}-{depth}?")
+    return family, depth
+
+
+def _parse(name: str, families: Collection[str], example: str) -> tuple[str, int, str]:
+    """Family, depth and what follows them, "" for nothing."""
+    match = re.fullmatch(r"([a-z0-9.]+)-(\d+)(?:-([a-z0-9]+))?", name)
     if not match:
         raise BadInput(f"network {name!r}: give FAMILY-DEPTH, such as {example} (families: {', '.join(families)})")
-    family, depth = match.groups()
+    family, depth, variant = match.groups(default="")
     if family not in families:
         raise BadInput("network " + unknown("family", family, families))
-    return family, int(depth)
+    return family, int(depth), variant

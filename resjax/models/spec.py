@@ -1,31 +1,51 @@
 """A network as a value: one frozen `Spec` says everything about it.
 
 Every row of both ResNet papers (v1 arXiv 1512.03385, v2 arXiv 1603.05027) is a choice of these fields; none of
-them needs a module of its own. `resjax.models.resnet.ResNet` interprets a spec, `resjax.models.counts` counts
-its parameters and multiply-adds by formula, `resjax.models.published` lists the specs of the papers.
+them needs a module of its own. `resjax.models.layout` turns a spec into layers, `resjax.models.resnet.ResNet` runs
+them, `resjax.models.counts` counts them, `resjax.models.published` lists the specs of the papers.
 """
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from numbers import Integral, Real
+from typing import Any, NamedTuple
 
 from resjax.errors import BadInput, unknown
 
 
 class UnitKind(NamedTuple):
-    """The weight layers of a residual branch: kernel sizes (0 = fully connected) and the bottleneck's squeeze."""
+    """The weight layers of a residual branch: conv or dense, their kernels, and the share of the width inside."""
 
+    kind: str
     kernels: tuple[int, ...]
     squeeze: int = 1
 
 
 UNITS = {
-    "basic": UnitKind((3, 3)),
-    "bottleneck": UnitKind((1, 3, 1), squeeze=4),
-    "single": UnitKind((3,)),  # one-layer skips, v2 Table 3
-    "dense": UnitKind((0, 0)),
-    "dense_single": UnitKind((0,)),
+    "basic": UnitKind("conv", (3, 3)),
+    "bottleneck": UnitKind("conv", (1, 3, 1), squeeze=4),
+    "single": UnitKind("conv", (3,)),  # one-layer skips, v2 Table 3
+    "dense": UnitKind("dense", (1, 1)),
+    "dense_single": UnitKind("dense", (1,)),
+}
+
+
+class StemKind(NamedTuple):
+    """The stem's weight layers (kernel, width as a share of stem_width, stride) and whether a max-pool follows."""
+
+    kind: str
+    layers: tuple[tuple[int, float, int], ...]
+    pool: bool = False
+
+
+STEMS = {
+    "conv3": StemKind("conv", ((3, 1.0, 1),)),
+    "conv7": StemKind("conv", ((7, 1.0, 2),), pool=True),
+    "deep": StemKind("conv", ((3, 0.5, 2), (3, 0.5, 1), (3, 1.0, 1)), pool=True),
+    "dense": StemKind("dense", ((1, 1.0, 1),)),
+    "none": StemKind("dense", ()),
 }
 
 
@@ -54,12 +74,57 @@ ORDERS = {
     "full_preactivation": Order("nac", "nac", ""),  # (e)
 }
 
+
+class ShortcutStep(NamedTuple):
+    """A step of a shortcut: the kind of its layer, and what it can fit to the branch's output."""
+
+    kind: str
+    size: bool = False
+    width: bool = False
+
+
+SHORTCUT_STEPS = {
+    "s": ShortcutStep("subsample", size=True),
+    "a": ShortcutStep("average_pool", size=True),
+    "z": ShortcutStep("zero_pad", width=True),
+    "p": ShortcutStep("projection", size=True, width=True),  # 1x1, with BN unless the units are pre-activated
+}
+
+
+class ShortcutKind(NamedTuple):
+    """A shortcut as a row of steps: where the unit changes width or map size, and where it changes neither.
+
+    A step with nothing left to fit is left out, a projection never.
+    """
+
+    changing: str
+    same: str = ""
+
+    @property
+    def meaning(self) -> str:
+        """The steps in words."""
+        changing, same = (
+            " and ".join(SHORTCUT_STEPS[step].kind for step in steps) for steps in (self.changing, self.same)
+        )
+        if changing == same:
+            return f"{same} everywhere" if same else "no shortcut: a plain network"
+        return f"{changing} where dimensions change, {same or 'identity'} elsewhere"
+
+
+# v1 section 4.1. A new shortcut is one line here.
+SHORTCUTS = {
+    "none": ShortcutKind(""),
+    "A": ShortcutKind("sz"),
+    "B": ShortcutKind("p"),
+    "C": ShortcutKind("p", "p"),
+}
+
 CHOICES = {
     "unit": tuple(UNITS),
     "order": tuple(ORDERS),
-    "stem": ("conv3", "conv7", "deep", "dense", "none"),
+    "stem": tuple(STEMS),
     "stride_on": ("1x1", "3x3"),
-    "shortcut": ("none", "A", "B", "C"),
+    "shortcut": {name: kind.meaning for name, kind in SHORTCUTS.items()},
     "gate": ("none", "exclusive", "shortcut_only"),
     "gate_layers": ("conv1", "unit"),
     "norm": ("batch", "none"),
@@ -67,6 +132,8 @@ CHOICES = {
     "init": ("fan_out", "fan_in"),
     "dtype": ("float32", "bfloat16"),
 }
+GATE = ("gate", "gate_layers", "gate_bias")
+FROM_DATA = ("input_size", "input_channels", "num_classes")  # 0: as the data set has it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +163,11 @@ class UnitShape:
         """Side of the output map: padding is symmetric, so strides round up."""
         return -(-self.size // self.stride)
 
+    @property
+    def path(self) -> tuple[str, str]:
+        """The unit's place in the parameter tree, unit by unit."""
+        return f"stage{self.stage}", f"unit{self.index}"
+
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
@@ -109,15 +181,21 @@ class Spec:
     units: tuple[int, ...] = (3, 3, 3)
     widths: tuple[int, ...] = (16, 32, 64)
     unit: str = "basic"
+    squeeze: int = 0  # output width over the width inside a unit; 0 = the unit's own (bottleneck: 4, wide-50-2: 2)
+    groups: int = 1  # of the bottleneck's 3x3 convolution: ResNeXt, arXiv 1611.05431
     # conv3 (CIFAR) | conv7 (7x7/2 and a 3x3/2 max-pool) | deep (ResNet-D: three 3x3) | dense | none
     stem: str = "conv3"
     stem_width: int = 16
+    # No BN and activation after the stem's last layer; a pre-activated first unit then has its own.
+    stem_raw: bool = False
     # Bottleneck stride: on the first 1x1 as in v1, or on the 3x3 ("v1.5").
     stride_on: str = "1x1"
 
     # The residual unit.
     order: str = "original"
-    # none (a plain network) | A zero-padding | B projection where dimensions change | C projection everywhere
+    excitation: int = 0  # squeeze-and-excitation (arXiv 1709.01507) of the branch: its reduction, 16; 0 = none
+    # none (a plain network) | A zero-padding | B projection where dimensions change | C projection everywhere;
+    # SHORTCUTS lists their steps
     shortcut: str = "A"
     shortcut_pool: bool = False  # ResNet-D: 2x2 average pool, then a projection of stride 1
     shortcut_scale: float = 1.0  # v2 eq. 6, lambda; with branch_scale the "constant scaling" of v2 Table 1
@@ -138,7 +216,7 @@ class Spec:
     init: str = "fan_out"  # variance of a weight: init_gain / fan
     init_gain: float = 2.0  # He's; 1 is LeCun's
 
-    # Input and output.
+    # Input and output; 0 = as the data set has it, to be filled in before the network is built or counted.
     input_size: int = 32
     input_channels: int = 3
     num_classes: int = 10
@@ -149,14 +227,38 @@ class Spec:
     remat: bool = False  # recompute each unit's activations in the backward pass
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "units", tuple(self.units))
-        object.__setattr__(self, "widths", tuple(self.widths))
+        for field in dataclasses.fields(self):
+            self._check_type(field.name, field.default)
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise BadInput(unknown(f"model.{name}", getattr(self, name), choices))
         for ok, message in self._rules():
             if not ok:
                 raise BadInput(f"model.{message}")
+        for name, part in self._without_effect():
+            value, default = getattr(self, name), getattr(type(self), name)
+            if value != default:
+                raise BadInput(f"model.{name}={value}: {part} ignores it; set model.{name}={default}")
+
+    def _check_type(self, name: str, default: Any) -> None:
+        """Raises BadInput unless the field has its default's type; lists become tuples."""
+        value = getattr(self, name)
+        if isinstance(default, tuple):
+            value = tuple(value) if isinstance(value, list | tuple) else value
+            object.__setattr__(self, name, value)
+            ok = isinstance(value, tuple) and all(whole(one) for one in value)
+            wanted = "whole numbers, one per stage"
+        elif isinstance(default, bool):
+            ok, wanted = isinstance(value, bool), "True or False"
+        elif isinstance(default, int):
+            ok, wanted = whole(value), "a whole number"
+        elif isinstance(default, float):
+            ok = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+            wanted = "a finite number"
+        else:
+            ok, wanted = isinstance(value, str), "a word"
+        if not ok:
+            raise BadInput(f"model.{name}={value!r}: must be {wanted}, such as {default!r}")
 
     def _rules(self) -> Iterator[tuple[bool, str]]:
         yield (
@@ -165,14 +267,28 @@ class Spec:
         )
         yield min(self.units) >= 1, f"units={self.units}: every stage needs at least one unit"
         yield min(self.widths) >= 1, f"widths={self.widths}: every stage needs at least one channel"
-        squeeze = UNITS[self.unit].squeeze
+        yield self.squeeze >= 0, f"squeeze={self.squeeze}: must be 0 (the unit's own) or a divisor of the widths"
         yield (
-            all(w % squeeze == 0 for w in self.widths),
-            f"widths={self.widths}: a bottleneck's output widths must be multiples of {squeeze}",
+            all(w % self.inner_share == 0 for w in self.widths),
+            f"widths={self.widths}: a {self.unit}'s output widths must be multiples of {self.inner_share}",
         )
-        for name in ("stem_width", "input_size", "input_channels", "num_classes"):
+        inner = tuple(w // self.inner_share for w in self.widths)
+        yield self.groups >= 1, f"groups={self.groups}: must be at least 1"
+        yield (
+            all(w % self.groups == 0 for w in inner),
+            f"groups={self.groups}: must divide the widths inside the units, {inner}",
+        )
+        yield self.excitation >= 0, f"excitation={self.excitation}: must be 0 (none) or a reduction, such as 16"
+        yield (
+            not self.excitation or all(w % self.excitation == 0 for w in self.widths),
+            f"excitation={self.excitation}: must divide the widths {self.widths}",
+        )
+        yield not self.excitation or not self.dense, f"excitation={self.excitation}: needs convolutional units"
+        least = 2 if self.stem == "deep" else 1
+        yield self.stem_width >= least, f"stem_width={self.stem_width}: must be at least {least}"
+        for name in FROM_DATA:
             value = getattr(self, name)
-            yield value >= 1, f"{name}={value}: must be at least 1"
+            yield value >= 0, f"{name}={value}: must be at least 1, or 0 for what the data set has"
         yield (
             self.bn_group >= 0,
             f"bn_group={self.bn_group}: must be 0 (the whole batch) or a number of images",
@@ -183,64 +299,89 @@ class Spec:
         for name in ("shortcut_dropout", "stochastic_depth"):
             value = getattr(self, name)
             yield 0 <= value < 1, f"{name}={value}: must lie in [0, 1)"
-        yield (
-            (self.stem in ("dense", "none")) == self.dense,
-            f"stem={self.stem}: fully connected units take stem=dense or none, convolutional units a convolution",
-        )
+        stems = [name for name, stem in STEMS.items() if stem.kind == UNITS[self.unit].kind]
+        yield self.stem in stems, f"stem={self.stem}: {self.unit} units take {' or '.join(stems)}"
+        shortcut = SHORTCUTS[self.shortcut]
         growing = (self.stem_out, *self.widths)
+        narrows = any(a > b for a, b in itertools.pairwise(growing))
         yield (
-            self.shortcut != "A" or all(a <= b for a, b in itertools.pairwise(growing)),
-            f"shortcut=A pads with zeros and cannot narrow {growing}; use shortcut=B",
+            not (narrows and "z" in shortcut.changing),
+            f"shortcut={self.shortcut} pads with zeros and cannot narrow {growing}; use shortcut=B",
         )
-        plain = self.shortcut == "none"
-        extras = (self.gate != "none", self.shortcut_dropout, self.stochastic_depth, self.shortcut_pool)
+        projects_alone = shortcut.changing == "p"  # no other step has fitted the size before
         yield (
-            not (plain and any(extras)),
-            "shortcut=none is a plain network: it has no gate, shortcut_dropout, shortcut_pool or stochastic_depth",
-        )
-        yield (
-            not self.shortcut_pool or (self.shortcut in "BC" and not self.dense),
+            not self.shortcut_pool or self.shortcut == "none" or (projects_alone and not self.dense),
             f"shortcut_pool=True belongs to convolutional projections; use shortcut=B instead of {self.shortcut}",
         )
         yield (
             not self.zero_gamma or (self.norm == "batch" and ORDERS[self.order].last.endswith("n")),
             f"zero_gamma=True needs norm=batch and a branch that ends in BN; model.order={self.order} does not",
         )
+        yield (
+            not (self.zero_gamma and self.shortcut == "none"),
+            "zero_gamma=True starts every unit as its shortcut, and a plain network has none; set it to False",
+        )
+
+    def _without_effect(self) -> Iterator[tuple[str, str]]:
+        """The fields that the rest of the spec leaves nothing to do, and what it is that ignores them."""
+        if self.shortcut == "none":
+            names = ("pool", "scale", "dropout")
+            for name in ("branch_scale", *(f"shortcut_{n}" for n in names), *GATE, "stochastic_depth"):
+                yield name, "a plain network (model.shortcut=none)"
+        if self.gate == "none":
+            for name in GATE[1:]:
+                yield name, "a network without gates (model.gate=none)"
+        if len(UNITS[self.unit].kernels) == 1:
+            yield "squeeze", f"a unit of one layer (model.unit={self.unit})"
+        if self.unit != "bottleneck":
+            yield "groups", f"model.unit={self.unit}"
+        if self.stem == "none":
+            yield "stem_width", "model.stem=none"
+        if not ORDERS[self.order].lead and self.stem == "none":
+            yield "stem_raw", "a network without a stem or pre-activation"
+
+    def check_complete(self) -> None:
+        """Raises BadInput if a field is still 0, that is, left to a data set that is not known here."""
+        for name in FROM_DATA:
+            if getattr(self, name) == 0:
+                raise BadInput(f"model.{name}=0 is what the data set has, which is not known here: give a number")
 
     @property
     def dense(self) -> bool:
         """True for fully connected units."""
-        return UNITS[self.unit].kernels[0] == 0
+        return UNITS[self.unit].kind == "dense"
+
+    @property
+    def inner_share(self) -> int:
+        """A unit's output width over the width of its layers but the last."""
+        return self.squeeze or UNITS[self.unit].squeeze
 
     @property
     def depth(self) -> int:
         """Weighted layers as the papers count them: stem, branches and classifier, no shortcuts or gates."""
-        stem = {"deep": 3, "none": 0}.get(self.stem, 1)
-        return stem + sum(self.units) * len(UNITS[self.unit].kernels) + 1
+        return len(STEMS[self.stem].layers) + sum(self.units) * len(UNITS[self.unit].kernels) + 1
 
     @property
     def stem_out(self) -> int:
         """Width of the first unit's input."""
-        return self.input_size**2 * self.input_channels if self.stem == "none" else self.stem_width
+        return self.stem_width if STEMS[self.stem].layers else self.input_size**2 * self.input_channels
 
     @property
     def stem_out_size(self) -> int:
         """Side of the first unit's input map; 1 for fully connected networks."""
         if self.dense:
             return 1
-        halvings = 0 if self.stem == "conv3" else 2  # stride-2 convolution and stride-2 pool
-        return -(-self.input_size // 2**halvings)
-
-    def weight_layers(self, shape: UnitShape) -> list[tuple[int, int, int]]:
-        """Kernel, output width and stride of every weight layer of a unit's branch."""
-        kernels, squeeze = UNITS[self.unit]
-        widths = [shape.width // squeeze] * (len(kernels) - 1) + [shape.width]
-        strided = 1 if len(kernels) == 3 and self.stride_on == "3x3" else 0
-        strides = [shape.stride if i == strided else 1 for i in range(len(kernels))]
-        return list(zip(kernels, widths, strides, strict=True))
+        stem = STEMS[self.stem]
+        reduction = math.prod(stride for _, _, stride in stem.layers) * (2 if stem.pool else 1)
+        return -(-self.input_size // reduction)
 
     def unit_shapes(self) -> Iterator[UnitShape]:
-        """Yields every unit from input to output."""
+        """Yields every unit from input to output.
+
+        Raises:
+          BadInput: for a spec that is still to be completed from the data set.
+        """
+        self.check_complete()
         width, size, seen, total = self.stem_out, self.stem_out_size, 0, sum(self.units)
         for stage, (n, out) in enumerate(zip(self.units, self.widths, strict=True), 1):
             for index in range(n):
@@ -249,3 +390,8 @@ class Spec:
                 shape = UnitShape(stage, index, width, out, stride, size, 1 - self.stochastic_depth * seen / total)
                 yield shape
                 width, size = out, shape.out_size
+
+
+def whole(value: Any) -> bool:
+    """True for an integer that is no truth value."""
+    return isinstance(value, Integral) and not isinstance(value, bool)

@@ -2,11 +2,12 @@
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
-from resjax.models.gates import Gate, combine, gate_cost
-from resjax.models.layers import Cost, activate, norm_cost, normalize, unit_bias, weight, weight_cost
-from resjax.models.shortcuts import Shortcut, projects, shortcut_cost
-from resjax.models.spec import ORDERS, Spec, UnitShape
+from resjax.models import layout
+from resjax.models.layers import Part, run
+from resjax.models.shortcuts import Shortcut
+from resjax.models.spec import Spec, UnitShape
 
 
 class Unit(nn.Module):
@@ -21,52 +22,29 @@ class Unit(nn.Module):
 
         `survival` is the chance that an image keeps the branch in training (stochastic depth, arXiv 1603.09382).
         """
-        spec, shape, order = self.spec, self.shape, ORDERS[self.spec.order]
-        layers = spec.weight_layers(shape)
-
-        def run(tokens: str, y: jax.Array, i: int) -> jax.Array:
-            kernel, width, stride = layers[i - 1]
-            for token in tokens:
-                if token == "c":
-                    y = weight(spec, width, kernel, stride, bias=unit_bias(spec), name=f"conv{i}")(y)
-                elif token == "n":
-                    y = normalize(spec, y, train, f"norm{i}", zero=spec.zero_gamma and i == len(layers))
-                else:
-                    y = activate(spec, y)
-            return y
-
-        # v2, appendix: the stem has activated the first unit's input already, and a projection is fed by the
-        # activated signal; every other shortcut carries x as it came.
-        y = x if shape.first else run(order.lead, x, 1)
-        source = y if projects(spec, shape) else x
-        for i in range(1, len(layers) + 1):
-            tokens = order.last if i == len(layers) else order.layer
-            y = run(tokens.removeprefix(order.lead) if i == 1 else tokens, y, i)
+        spec, unit = self.spec, layout.unit(self.spec, self.shape)
+        y = run(spec, unit.lead, x, train)
+        source = y if unit.activated else x
+        y = run(spec, unit.branch, y, train)
+        if unit.excitation:
+            factors = Part(spec, unit.excitation, name="excitation")(y, train)  # [N, C_out]
+            y = y * jnp.expand_dims(factors, (1, 2))
 
         if spec.shortcut != "none":
             if spec.stochastic_depth and train:
                 keep = jax.random.bernoulli(self.make_rng("dropout"), survival, (len(y),) + (1,) * (y.ndim - 1))
                 y = y * (keep / survival).astype(y.dtype)
             y = y if spec.branch_scale == 1 else y * spec.branch_scale
-            shortcut = Shortcut(spec, shape, name="shortcut")(source, train)
-            gate = Gate(spec, shape, name="gate")(source, train) if spec.gate != "none" else None
+            shortcut = Shortcut(spec, unit.shortcut, name="shortcut")(source, train)
+            gate = Part(spec, unit.gate, name="gate")(source, train) if unit.gate else None
             self.sow("intermediates", "branch", y)
             self.sow("intermediates", "skip", shortcut)
             y = combine(spec, shortcut, y, gate)
-        return run(order.after, y, len(layers))
+        return run(spec, unit.after, y, train)
 
 
-def unit_cost(spec: Spec, shape: UnitShape) -> Cost:
-    """Cost of `Unit`."""
-    order, layers = ORDERS[spec.order], spec.weight_layers(shape)
-    cost, width, size = shortcut_cost(spec, shape) + gate_cost(spec, shape), shape.in_width, shape.size
-    for i, (kernel, out, stride) in enumerate(layers, 1):
-        tokens = order.last + order.after if i == len(layers) else order.layer
-        for token in tokens[len(order.lead) :] if i == 1 and shape.first else tokens:
-            if token == "c":
-                size = -(-size // stride)
-                cost += weight_cost(width, out, kernel, size, bias=unit_bias(spec) is not None)
-                width = out
-            elif token == "n":
-                cost += norm_cost(spec, width)
-    return cost
+def combine(spec: Spec, shortcut: jax.Array, branch: jax.Array, gate: jax.Array | None) -> jax.Array:
+    """The addition: h + F, (1 - g) h + g F (exclusive) or (1 - g) h + F (shortcut-only), v2 section 3.1."""
+    if gate is None:
+        return shortcut + branch
+    return (1 - gate) * shortcut + (gate * branch if spec.gate == "exclusive" else branch)

@@ -1,4 +1,7 @@
-"""The command line: `python -m resjax.papers list`, `python -m resjax.papers NAME [--data=...] [--seeds=5] ...`.
+"""Runs a table or figure of the papers again: `python -m resjax.papers NAME`, with a name of the list.
+
+    python -m resjax.papers list
+    python -m resjax.papers v2-table1 --data=digits --seeds=5 --workdir=runs/v2-table1
 
 Runs what is missing of a table as a sweep, writes table.md, table.csv, table.json and the figures, and may be
 repeated: see `resjax.sweep` for jobs, launchers and exit codes.

@@ -1,4 +1,6 @@
-"""The command line: `python -m resjax.sweep --sweep=FILE --workdir=DIR [--jobs=2] [--launcher=local|slurm]`.
+"""Runs every variant of a sweep with every seed.
+
+    python -m resjax.sweep --sweep=configs/sweeps/shortcuts.py --workdir=runs/shortcuts --jobs=2
 
 `--dry_run` prints the commands. Runs that are finished are skipped, interrupted ones go on, failing ones end as
 a row with their error. Exit codes: 0 done, 1 a run failed, 2 bad input, 75 stopped by a signal.

@@ -67,9 +67,7 @@ class Run:
         Raises:
           BadInput: if the set is missing or does not fit the network.
         """
-        data = look_up(self.config)
-        fields = {field: getattr(data, field) for field in ("augment", "pad", "normalize", "image_size")}
-        return checks.resolved(self.config, data.image_shape, data.num_classes, **fields)
+        return checks.resolved(self.config, look_up(self.config))
 
     @property
     def known(self) -> ConfigDict:
@@ -81,8 +79,8 @@ class Run:
 
     @cached_property
     def spec(self) -> Spec:
-        """The network that is trained; raises as `resolved`."""
-        return network(self.resolved)
+        """The network; of a published data set, known without it."""
+        return network(checks.described(self.config))
 
     @cached_property
     def steps(self) -> int:
@@ -91,7 +89,7 @@ class Run:
 
     @property
     def params(self) -> int | None:
-        """Trainable parameters, by formula; None where the data set is not here to know them."""
+        """Trainable parameters, by formula; None where the data set would be needed and is not here."""
         try:
             return counts.total(self.spec).params
         except BadInput:

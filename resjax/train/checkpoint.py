@@ -1,45 +1,48 @@
 """Checkpoints with Orbax: the state, where the data stood, the config and the versions together.
 
-A run's checkpoints lie in `WORKDIR/checkpoints/STEP`. Each stores the digest of its state, because a flipped
-byte restores without an error; a run that resumes moves those that cannot be restored, or whose digest differs, to
-`WORKDIR/damaged/STEP` and takes the one before them. Nothing is deleted but what the policy lets go: the latest
-`keep` and the best by validation accuracy stay.
+A run's checkpoints lie in `WORKDIR/checkpoints/STEP`. Each stores the digest of its state, because a flipped byte
+restores without an error, and a checksum of what lies beside the state. The latest `keep` and the best stay; what
+else is deleted, the policy let go.
+
+A run that resumes moves damaged checkpoints to `WORKDIR/damaged/STEP` and takes the one before them. Damaged is
+what is known to be: a digest or checksum that differs, a file that is missing, cut or garbled. Whatever else keeps
+a checkpoint from being read (the disk, permissions, memory, another structure) is said as that, and moves nothing.
 """
 
+import asyncio
 import dataclasses
 import hashlib
 import importlib.metadata
+import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import absl.logging
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers as policies
 
 import resjax
 from resjax.errors import BadInput
 from resjax.models import scan
 from resjax.models.resnet import init_variables
 from resjax.models.spec import Spec
+from resjax.train import damage, digest
 from resjax.train.step import TrainState
 
 VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain")
+WEIGHTS = ("params", "batch_stats")
+META = ("config", "digest", "weights_digest", "versions")  # what every version stored beside the state
 
 
-def digest(tree: Any) -> str:
-    """SHA-256 of every name, shape, type and byte of a state; the same in scanned and unrolled form."""
-    leaves = jax.tree_util.tree_leaves_with_path(scan.unroll(jax.device_get(tree)))
-    sha = hashlib.sha256()
-    for path, leaf in sorted((jax.tree_util.keystr(path), np.asarray(leaf)) for path, leaf in leaves):
-        sha.update(f"{path} {leaf.dtype} {leaf.shape}".encode())
-        sha.update(np.ascontiguousarray(leaf).data)
-    return sha.hexdigest()
+class Damaged(BadInput):
+    """A checkpoint is known not to hold what was saved; the message names it and says why."""
 
 
 class Checkpoints:
@@ -51,45 +54,32 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: Path, keep: int | None = None) -> None:
-        absl.logging.set_verbosity(absl.logging.ERROR)  # Orbax tells at length what it does
+        absl.logging.set_verbosity(absl.logging.FATAL)  # Orbax tells at length what it does
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # and of every array that it could not read
         self._workdir = workdir.absolute()
         self._directory = self._workdir / "checkpoints"
-        self._keep = keep
-        self._open()
-
-    def _open(self) -> None:
-        # Orbax stores and reads metrics only if it is given best_fn, too.
-        if self._keep is None:
-            options = ocp.CheckpointManagerOptions(best_fn=_score, read_only=True, create=False)
-        else:
-            best = policies.BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False)
-            keep = policies.AnyPreservationPolicy([policies.LatestN(self._keep), best])
-            options = ocp.CheckpointManagerOptions(best_fn=_score, preservation_policy=keep)
-        self._manager = ocp.CheckpointManager(self._directory, options=options)
+        self._manager: Any = None
+        if keep is not None:
+            self._scores = {step: self._score(step) for step in self.steps()}
+            self._digests: dict[int, Future[str]] = {}
+            self._background = ThreadPoolExecutor(1, "digest")
+            options = ocp.CheckpointManagerOptions(
+                preservation_policy=_LatestAndBest(keep, self._scores),
+                lightweight_initialize=True,
+            )
+            with self._saving():
+                self._manager = ocp.CheckpointManager(self._directory, options=options)
 
     def steps(self) -> list[int]:
         """Steps with a checkpoint, latest first."""
-        return sorted(self._manager.all_steps(), reverse=True) if self._directory.is_dir() else []
+        if self._manager is not None:
+            return sorted(self._manager.all_steps(), reverse=True)
+        return sorted(ocp.utils.checkpoint_steps(self._directory), reverse=True) if self._directory.is_dir() else []
 
     def best_step(self) -> int | None:
-        """The step with the best validation accuracy, the later one of equals, if any was validated."""
-        return self._manager.best_step() if self.steps() else None
-
-    def save(self, state: TrainState, meta: dict[str, Any], validation_accuracy: float | None = None) -> str:
-        """Starts an asynchronous save of `state` and returns its digest; does nothing where the step is saved."""
-        step, fingerprint = int(state.step), digest(state)
-        if step in self._manager.all_steps():
-            return fingerprint
-        versions = {name: importlib.metadata.version(name) for name in VERSIONS} | {"resjax": resjax.__version__}
-        meta = {**meta, "digest": fingerprint, "weights_digest": digest(_weights(state)), "versions": versions}
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)),
-            metrics=None if validation_accuracy is None else {"validation_accuracy": validation_accuracy},
-            force=True,
-        )
-        return fingerprint
+        """The step with the highest score, the later one of equals; None where no step has a score."""
+        known = self._scores if self._manager is not None else {}
+        return _best({step: known.get(step) if step in known else self._score(step) for step in self.steps()})
 
     def find(self, which: str) -> int:
         """The step that `latest`, `best` or a number names.
@@ -104,42 +94,104 @@ class Checkpoints:
             raise BadInput(f"--step={which}: no such checkpoint in {self._workdir}; here are {steps or 'none'}")
         return found
 
+    def save(self, state: TrainState, meta: dict[str, Any], score: float | None = None) -> Future[str]:
+        """Starts to save `state`, which may be donated as soon as this returns: by then it is copied to the host.
+
+        Args:
+          state: the state.
+          meta: what to store beside it, as JSON has it; with at least the `config`.
+          score: the higher, the better; the best one stays.
+
+        Returns:
+          The digest of the state, computed in the background. Where the step is saved already, nothing is done and
+          it is that of the saved one.
+
+        Raises:
+          BadInput: if this or an earlier save failed, naming the folder.
+        """
+        step = int(state.step)
+        if step in self.steps():
+            if step not in self._digests:
+                self._digests[step] = Future()
+                self._digests[step].set_result(self.meta(step)["digest"])
+            return self._digests[step]
+        versions = {name: importlib.metadata.version(name) for name in VERSIONS} | {"resjax": resjax.__version__}
+        structure = _structure_digest(digest.structure(state))
+        # As it is now: the caller may go on to change it.
+        beside = json.loads(json.dumps({**meta, "versions": versions, "structure": structure, "score": score}))
+        with self._saving():
+            self._manager.wait_until_finished()  # so that no more than one copy is held
+            _check_writable(self._directory)
+            copy = digest.leaves(state)
+            complete = self._background.submit(_with_digests, beside, copy)
+            self._digests[step] = self._background.submit(lambda: complete.result()["digest"])
+            self._scores[step] = score
+            items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=_MetaSave(complete))
+            self._manager.save(step, args=items, force=True)
+        return self._digests[step]
+
     def meta(self, step: int) -> dict[str, Any]:
         """What was saved beside the state: config, data position, versions, digests.
 
         Raises:
-          BadInput: if the checkpoint is damaged.
+          BadInput: if it cannot be read; `Damaged` if it is damaged.
         """
-        with self._damage_named(step):
-            return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        with self._reading(step):
+            meta = damage.read_json(self._directory / str(step) / "meta" / "metadata")
+            lacking = [key for key in META if not isinstance(meta, dict) or key not in meta]
+            if not lacking and meta["digest"].startswith(digest.FORM) and "checksum" not in meta:
+                lacking = ["checksum"]
+            if lacking:
+                raise damage.Damage(f"meta/metadata lacks {', '.join(lacking)}")
+            if "checksum" in meta and meta["checksum"] != _checksum(meta):
+                raise damage.Damage("meta/metadata does not match its checksum")
+        return meta
 
     def restore(self, abstract: TrainState, step: int) -> tuple[TrainState, dict[str, Any]]:
         """The state of one step in the shapes and shardings of `abstract` (in either form), and its meta.
 
+        A field that the saved state lacks and whose metadata says how it `starts`, starts so, and stderr says it:
+        `flax.struct.field(metadata={"starts": function of the restored state})`.
+
         Raises:
-          BadInput: if the checkpoint is damaged.
+          BadInput: if it cannot be read or has another structure; `Damaged` if it is damaged.
         """
         meta = self.meta(step)
-        with self._damage_named(step):
-            return self._restore(abstract, step, meta), meta
+        with self._reading(step):
+            saved = digest.structure(self._tree(step, meta))
+            there = {leaf.partition("/")[0] for leaf in saved}
+            new = {
+                field.name: field.metadata["starts"]
+                for field in dataclasses.fields(abstract)
+                if "starts" in field.metadata
+                and field.name not in there
+                and getattr(abstract, field.name) is not None
+            }
+            old = abstract.replace(**dict.fromkeys(new))  # None has no leaves
+            state = self._restore(old, step, saved)
+            if not digest.matches(state, meta["digest"]):
+                raise damage.Damage("its bytes do not match their digest")
+            if _is_rolled(saved) != _is_rolled(digest.structure(old)):
+                state = scan.unroll(state) if _is_rolled(saved) else scan.roll(state)
+                state = jax.tree.map(lambda x, a: jax.device_put(x, a.sharding), state, old)
+        for name, starts in new.items():
+            print(f"checkpoint {step} in {self._directory} has no {name}: it starts now", file=sys.stderr)
+            # Copies: a field that starts as another must not share its buffers, which are donated once.
+            value = jax.tree.map(
+                lambda x, a: jax.device_put(jnp.copy(x), a.sharding), starts(state), getattr(abstract, name)
+            )
+            state = state.replace(**{name: value})
+        return state, meta
 
-    def _restore(self, abstract: TrainState, step: int, meta: dict[str, Any]) -> TrainState:
-        scanned = bool(meta["config"]["model"]["scan"])
-        here = _is_rolled(abstract.params)
-        target = abstract
-        if scanned != here:
-            # Stored in the other form: restored as it is, then converted exactly and laid out as asked.
+    def _restore(self, asked: TrainState, step: int, saved: digest.Structure) -> TrainState:
+        """What was saved, in the form in which it was saved: in the shardings asked for, or else on one device."""
+        if _is_rolled(saved) != _is_rolled(digest.structure(asked)):
             one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-            shapes = jax.eval_shape(scan.roll if scanned else scan.unroll, abstract)
-            target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one), shapes)
-        restored = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target)))
-        state = restored["state"]
-        if digest(state) != meta["digest"]:
-            raise ValueError("its bytes do not match their digest")
-        if scanned != here:
-            state = scan.roll(state) if here else scan.unroll(state)
-            state = jax.tree.map(lambda x, a: jax.device_put(x, a.sharding), state, abstract)
-        return state
+            shapes = jax.eval_shape(scan.roll if _is_rolled(saved) else scan.unroll, asked)
+            asked = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one), shapes)
+        if difference := _difference(saved, digest.structure(asked)):
+            raise _AnotherStructure(difference)
+        return self._arrays(step, asked, ocp.checkpoint_utils.construct_restore_args(asked))
 
     def restore_latest(self, abstract: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """The latest sound checkpoint; None where there is none at all.
@@ -147,13 +199,13 @@ class Checkpoints:
         Damaged ones are named on stderr and moved aside, once a sound one is found to go on from.
 
         Raises:
-          BadInput: if every checkpoint is damaged.
+          BadInput: if one cannot be read or has another structure, or if every one is damaged; nothing is moved.
         """
-        damaged: dict[int, BadInput] = {}
+        damaged: dict[int, Damaged] = {}
         for step in self.steps():
             try:
                 found = self.restore(abstract, step)
-            except BadInput as error:
+            except Damaged as error:
                 damaged[step] = error
                 continue
             for bad, why in damaged.items():
@@ -163,61 +215,138 @@ class Checkpoints:
             raise BadInput(f"{damaged[max(damaged)]}; so is every one before it: start again in another --workdir")
         return None
 
-    @contextmanager
-    def _damage_named(self, step: int) -> Iterator[None]:
-        """Turns any error into a BadInput, as Orbax raises anything from KeyError to bare Exception on damage."""
-        try:
-            yield
-        except Exception as error:
-            # What follows the first colon goes on for pages.
-            reason = (str(error).splitlines() or [""])[0].partition(":")[0] or type(error).__name__
-            raise BadInput(f"checkpoint {step} in {self._directory} is damaged ({reason})") from error
-
     def weights(self, step: int) -> dict[str, Any]:
         """The `params` and `batch_stats` of one step on the host, in the form in which they were saved.
 
         Raises:
-          BadInput: if the checkpoint is damaged.
+          BadInput: if they cannot be read; `Damaged` if they are damaged.
         """
         meta = self.meta(step)
-        shapes = jax.eval_shape(lambda: init_variables(Spec(**meta["config"]["model"]), 0))
-        restore = ocp.args.PyTreeRestore(
-            shapes,
-            restore_args=jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes),
-            partial_restore=True,
-        )
-        with self._damage_named(step):
-            found = self._manager.restore(step, args=ocp.args.Composite(state=restore))["state"]
-            if digest(found) != meta["weights_digest"]:
-                raise ValueError("its bytes do not match their digest")
+        with self._reading(step):
+            tree = self._tree(step, meta)
+            asked = {part: tree.get(part, {}) for part in WEIGHTS}
+            on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), asked)
+            found = self._arrays(step, asked, on_host)
+            if not digest.matches(found, meta["weights_digest"]):
+                raise damage.Damage("its bytes do not match their digest")
         return found
+
+    def weights_structure(self, step: int) -> digest.Structure:
+        """Name -> shape and type of the leaves of `weights`, unrolled, without reading them.
+
+        Raises:
+          BadInput: if it cannot be read; `Damaged` if it is damaged.
+        """
+        meta = self.meta(step)
+        with self._reading(step):
+            tree = self._tree(step, meta)
+            return digest.structure(jax.eval_shape(scan.unroll, {part: tree.get(part, {}) for part in WEIGHTS}))
+
+    def _tree(self, step: int, meta: dict[str, Any]) -> dict[str, Any]:
+        """The shape and type of every saved leaf, as Orbax names them."""
+        folder = self._directory / str(step) / "state"
+        damage.read_json(folder / "_METADATA")  # without it Orbax guesses
+        try:
+            with closing(ocp.StandardCheckpointer()) as orbax:
+                tree = orbax.metadata(folder).item_metadata.tree
+        except (AttributeError, KeyError, TypeError) as error:
+            if meta["versions"]["orbax-checkpoint"] == importlib.metadata.version("orbax-checkpoint"):
+                raise damage.Damage(
+                    "state/_METADATA is garbled"
+                ) from error  # the version that wrote it cannot read it
+            raise
+        tree = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+        if "structure" in meta and meta["structure"] != _structure_digest(digest.structure(tree)):
+            raise damage.Damage("state/_METADATA is not that of what was saved")
+        return tree
+
+    def _arrays(self, step: int, asked: Any, restore_args: Any) -> Any:
+        args = ocp.args.PyTreeRestore(asked, restore_args=restore_args, partial_restore=True)
+        with closing(ocp.Checkpointer(ocp.PyTreeCheckpointHandler())) as orbax:
+            return orbax.restore(self._directory / str(step) / "state", args=args)
+
+    def _score(self, step: int) -> float | None:
+        """The score that a step was saved with; None without one, and where damage has left none to read."""
+        try:
+            meta = self.meta(step)
+            if "score" in meta:
+                return meta["score"]
+            with self._reading(step):  # 0.1.0 had it in a file of its own, or none
+                return damage.read_json(self._directory / str(step) / "metrics" / "metrics")["validation_accuracy"]
+        except Damaged:
+            return None
 
     def _set_aside(self, step: int) -> Path:
         aside = self._workdir / "damaged" / str(step)
         while aside.exists():
             aside = aside.with_name(aside.name + "x")
         aside.parent.mkdir(exist_ok=True)
-        self._manager.close()
         (self._directory / str(step)).rename(aside)
-        self._open()
+        if self._manager is not None:
+            self._manager.reload()
         return aside
 
+    @contextmanager
+    def _reading(self, step: int) -> Iterator[None]:
+        """Says in one line what keeps a checkpoint from being read; Orbax raises anything, bare Exception too."""
+        which = f"checkpoint {step} in {self._directory}"
+        try:
+            yield
+        except BadInput:
+            raise
+        except _AnotherStructure as error:
+            raise BadInput(f"{which} holds {error}; nothing was moved") from error
+        except Exception as error:
+            if reason := self._folder_is_there(step) and damage.of(error):
+                raise Damaged(f"{which} is damaged ({reason})") from error
+            raise BadInput(f"{which} cannot be read ({damage.reason(error)}); nothing was moved") from error
+
+    def _folder_is_there(self, step: int) -> bool:
+        """Whether what is missing is missing in a checkpoint that else is there, and not a whole disk."""
+        try:
+            return any((self._directory / str(step)).iterdir())
+        except OSError:
+            return False
+
+    @contextmanager
+    def _saving(self) -> Iterator[None]:
+        """Says in one line that the disk did not take a checkpoint."""
+        try:
+            yield
+        except Exception as error:
+            if not damage.is_of_the_system(error):
+                raise
+            reason = damage.reason(error)
+            raise BadInput(
+                f"{self._directory}: a checkpoint could not be saved ({reason}); those before it are sound: "
+                "mend that, then run the same command again"
+            ) from error
+
     def close(self) -> None:
-        """Waits for saves and stops Orbax's threads."""
-        self._manager.close()
+        """Waits for saves and stops the threads.
+
+        Raises:
+          BadInput: if a save failed, naming the folder.
+        """
+        if self._manager is None:
+            return
+        manager, self._manager = self._manager, None
+        with self._saving():
+            try:
+                manager.wait_until_finished()
+            finally:
+                self._background.shutdown()
+                manager.close()
 
 
 def check_source(workdir: Path, spec: Spec) -> None:
     """Raises BadInput unless `initialize_from` can take the weights of `workdir` for `spec`."""
     with closing(Checkpoints(workdir)) as checkpoints:
-        saved = checkpoints.meta(_latest(checkpoints, workdir))
-    there, here = _unrolled_shapes(Spec(**saved["config"]["model"])), _unrolled_shapes(spec)
-    for name in sorted(there.keys() | here.keys()):
-        if there.get(name) != here.get(name) and not name.startswith("params/head/"):
-            raise BadInput(
-                f"init_from={workdir} holds another network: {name} is {there.get(name, 'missing')} there and "
-                f"{here.get(name, 'missing')} here; use that run's model fields"
-            )
+        there = checkpoints.weights_structure(_latest(checkpoints, workdir))
+    here = digest.structure(jax.eval_shape(lambda: init_variables(dataclasses.replace(spec, scan=False), 0)))
+    without_head = [{k: v for k, v in side.items() if not k.startswith("params/head/")} for side in (there, here)]
+    if difference := _difference(*without_head):
+        raise BadInput(f"init_from={workdir} holds {difference}; use that run's model fields")
 
 
 def initialize_from(workdir: Path, state: TrainState) -> TrainState:
@@ -230,17 +359,13 @@ def initialize_from(workdir: Path, state: TrainState) -> TrainState:
     """
     with closing(Checkpoints(workdir)) as checkpoints:
         found = scan.unroll(checkpoints.weights(_latest(checkpoints, workdir)))
-    own = _weights(state)
+    own = {part: getattr(state, part) for part in WEIGHTS}
     head = own["params"]["head"]
     if found["params"]["head"]["kernel"].shape != head["kernel"].shape:
         print(f"init_from={workdir}: its head is for other classes; the head starts fresh", file=sys.stderr)
         found["params"]["head"] = jax.device_get(head)
-    found = scan.roll(found) if _is_rolled(state.params) else found
+    found = scan.roll(found) if _is_rolled(digest.structure(own)) else found
     return state.replace(**jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), found, own))
-
-
-def _score(metrics: Any) -> float:
-    return metrics["validation_accuracy"]
 
 
 def _latest(checkpoints: Checkpoints, workdir: Path) -> int:
@@ -249,15 +374,78 @@ def _latest(checkpoints: Checkpoints, workdir: Path) -> int:
     raise BadInput(f"init_from={workdir}: holds no checkpoint; give the workdir of a run")
 
 
-def _weights(state: TrainState) -> dict[str, Any]:
-    return {"params": state.params, "batch_stats": state.batch_stats}
+def _check_writable(folder: Path) -> None:
+    """Raises OSError where no folder can be made; Orbax would wait for minutes for one that it could not make."""
+    probe = folder / "writable.tmp"
+    probe.mkdir(exist_ok=True)
+    probe.rmdir()
 
 
-def _unrolled_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
-    shapes = jax.eval_shape(lambda: init_variables(dataclasses.replace(spec, scan=False), 0))
-    leaves = jax.tree_util.tree_leaves_with_path(shapes)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves}
+class _AnotherStructure(Exception):
+    """In what a checkpoint differs from what is asked for."""
 
 
-def _is_rolled(params: Any) -> bool:
-    return any("units" in part for part in params.values())
+class _LatestAndBest:
+    """Orbax's rule of what stays: the latest `keep`, and the best by score."""
+
+    def __init__(self, keep: int, scores: dict[int, float | None]) -> None:
+        self._keep, self._scores = keep, scores
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        steps = [checkpoint.step for checkpoint in checkpoints]  # ascend
+        best = _best({step: self._scores.get(step) for step in steps})
+        return [step in steps[-self._keep :] or step == best for step in steps]
+
+
+def _best(scores: dict[int, float | None]) -> int | None:
+    """The step with the highest score, the later one of equals."""
+    return max((step for step in scores if scores[step] is not None), key=lambda s: (scores[s], s), default=None)
+
+
+class _MetaHandler(ocp.JsonCheckpointHandler):
+    """Orbax's JSON file, of which a part is still being computed when the save starts."""
+
+    async def async_save(self, directory: Any, item: Any = None, args: Any = None) -> list[Any]:
+        async def write() -> None:
+            meta = await asyncio.wrap_future(args.meta)
+            if jax.process_index() == 0:
+                (directory / "metadata").write_text(json.dumps(meta))
+
+        return [ocp.future.CommitFutureAwaitingContractedSignals(write(), name="meta")]
+
+
+@ocp.args.register_with_handler(_MetaHandler, for_save=True, for_restore=True)
+@dataclasses.dataclass
+class _MetaSave(ocp.args.CheckpointArgs):
+    meta: Future[dict[str, Any]]
+
+
+def _with_digests(meta: dict[str, Any], leaves: list[digest.Leaf]) -> dict[str, Any]:
+    """`meta` with the digests of the whole state and of its weights, from one pass over it, and its checksum."""
+    sums = digest.sums(leaves)
+    weights = {leaf: value for leaf, value in sums.items() if leaf[0].partition("/")[0] in WEIGHTS}
+    meta = {**meta, "digest": digest.text(sums), "weights_digest": digest.text(weights)}
+    return {**meta, "checksum": _checksum(meta)}
+
+
+def _checksum(meta: dict[str, Any]) -> str:
+    rest = {key: value for key, value in meta.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _structure_digest(structure: digest.Structure) -> str:
+    return hashlib.sha256(json.dumps(structure, sort_keys=True).encode()).hexdigest()
+
+
+def _difference(there: digest.Structure, here: digest.Structure) -> str | None:
+    """The first leaf in which two structures differ, as part of a sentence."""
+    for name in sorted(there.keys() | here.keys()):
+        if there.get(name) != here.get(name):
+            what = "another network" if name.partition("/")[0] in WEIGHTS else "another state"
+            one, other = (" ".join(map(str, side.get(name, ["missing"]))) for side in (there, here))
+            return f"{what}: {name} is {one} there and {other} here"
+    return None
+
+
+def _is_rolled(structure: digest.Structure) -> bool:
+    return any("/units/" in name for name in structure)

@@ -7,6 +7,7 @@ Where a run starts, in this order:
 """
 
 import dataclasses
+import sys
 import time
 from contextlib import closing
 from pathlib import Path
@@ -16,7 +17,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from resjax import files
+from resjax import files, machine
 from resjax.config import Durations, plain
 from resjax.data.loader import Dataset
 from resjax.evaluation.evaluate import Evaluation, evaluate
@@ -62,7 +63,11 @@ def train(experiment: Experiment, workdir: Path, began: float | None = None) -> 
             if state.step:
                 log.say(f"resumed  from step {state.step}")
             state = fit(experiment, state, progress, log, checkpoints, stop)
-    summary = summarize(experiment, state, progress)
+        step = int(state.step)
+        digest = checkpoints.save(
+            state, record(experiment, progress, step)
+        ).result()  # it is saved: only the digest
+    summary = summarize(experiment, step, digest, progress)
     files.write_json(workdir / "summary.json", summary)  # closing the checkpoints waited for the last one
     return summary
 
@@ -122,6 +127,13 @@ def start(experiment: Experiment, checkpoints: Checkpoints, began: float) -> tup
     config, program = experiment.config, experiment.program
     if resumed := checkpoints.restore_latest(program.abstract):
         state, meta = resumed
+        before, here = meta.get("machine", {}).get("threads"), machine.threads()
+        if before not in (None, here) and jax.default_backend() == "cpu":
+            print(
+                f"the run had {before} threads and goes on with {here}, which changes roundings: for the same "
+                f"bits, stop it and put NPROC={before} before the command",
+                file=sys.stderr,
+            )
         # 0.1.0 kept its progress among the rest.
         return state, Progress.from_json(meta.get("progress", meta), began)
     state = program.init(np.uint32(config.seed))
@@ -134,6 +146,8 @@ def record(experiment: Experiment, progress: Progress, step: int) -> dict[str, A
     """What a checkpoint stores beside the state."""
     return {
         "config": plain(experiment.config),
+        "preprocessing": experiment.dataset.preprocessing.json(),
+        "machine": machine.describe(experiment.program.mesh.size),
         "data": {"next_step": step, "seed": experiment.config.seed},
         "progress": progress.json(),
     }
@@ -150,18 +164,19 @@ def speed(progress: Progress, batch_size: int) -> dict[str, float]:
     return {"images_per_second": clock.rate * batch_size, "input_wait": clock.wait_share} if clock.rate else {}
 
 
-def summarize(experiment: Experiment, state: TrainState, progress: Progress) -> dict[str, Any]:
+def summarize(experiment: Experiment, step: int, digest: str, progress: Progress) -> dict[str, Any]:
     """What a finished run leaves: results, cost, and the digest of its final state."""
     results = {f"{name}_{key}": value for name, found in progress.latest.items() for key, value in found.items()}
     total, clock = counts.total(experiment.spec), progress.clock
     return {
         **results,
-        "steps": int(state.step),
+        "steps": step,
         "seconds": round(progress.seconds, 3),
         "images_per_second": experiment.config.batch_size * clock.steps / clock.seconds if clock.seconds else 0.0,
         "params": total.params,
         "macs": total.macs,
         "depth": experiment.spec.depth,
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "state_digest": checkpoint.digest(state),
+        "threads": machine.threads(),
+        "state_digest": digest,
     }

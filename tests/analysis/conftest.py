@@ -9,14 +9,14 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from resjax.config import default, durations, network, plain
-from resjax.data.loader import open_dataset
+from resjax import experiment
+from resjax.analysis import figure
+from resjax.config import default, network, plain
 from resjax.files import write_json
 from resjax.models.resnet import init_variables
 from resjax.models.spec import Spec
 from resjax.train.checkpoint import Checkpoints
 from resjax.train.loop import train
-from resjax.train.program import build
 from resjax.train.step import TrainState
 from tests.conftest import jax_flags
 
@@ -54,14 +54,22 @@ def _compile_fast(quick_compilation):
     pass
 
 
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that a test has drawn, kept open to be looked at."""
+    close, kept = figure.plt.close, []
+    monkeypatch.setattr(figure.plt, "close", kept.append)
+    yield kept
+    for one in kept:
+        close(one)
+
+
 @pytest.fixture(scope="session")
 def residual(tmp_path_factory):
     config = make_config()
     workdir = make_workdir(tmp_path_factory.mktemp("runs") / "residual", config)
-    dataset, spec = open_dataset(**config.data), network(config)
-    plan = durations(config, dataset.train_size)
     with jax_flags(jax_disable_most_optimizations=True):  # this fixture comes before those of the module
-        train(config, spec, plan, dataset, workdir, build(config, spec, plan))
+        train(experiment.open(config), workdir)
     return workdir
 
 

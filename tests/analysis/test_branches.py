@@ -30,12 +30,20 @@ def test_scales_are_part_of_what_enters_the_addition(images):
     np.testing.assert_allclose([unit["branch"] for unit in found.values()], 0.5, atol=1e-2)
 
 
-def test_the_start_and_a_saved_step_of_a_run(residual, scanned, tmp_path):
+def test_the_start_and_a_saved_step_of_a_run(residual, scanned, tmp_path, drawn):
     found = {w.name: branches.measure(Run.open(w), Options(images=32)) for w in (residual, scanned)}
     assert [at["step"] for at in found["residual"]["steps"]] == [0, 4]
     assert [len(run["steps"][1]["ratio"]) for run in found.values()] == [4, 4]
     branches.plot(found, tmp_path / "x.png")
     assert (tmp_path / "x.png").stat().st_size > 0
+    top, bottom = drawn[0].axes
+    measured = [at for run in found.values() for at in run["steps"]]
+    for at, ratio, branch in zip(measured, top.lines, bottom.lines, strict=True):
+        assert (list(ratio.get_ydata()), list(branch.get_ydata())) == (at["ratio"], at["branch"])
+        assert ratio.get_linestyle() == branch.get_linestyle() == ("-" if at["step"] else "--")
+    assert branches.profiles(found["residual"]) == {
+        f"ratio at step {at['step']}": at["ratio"] for at in measured[:2]
+    }
 
 
 def test_a_plain_network_has_none(plain_run):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from resjax import files
-from resjax.analysis import curves, figure
+from resjax.analysis import curves
 from resjax.analysis.runs import Options, Run, gather
 from resjax.errors import BadInput
 
@@ -63,7 +63,7 @@ def test_the_curve_of_a_run_that_goes_on(residual, tmp_path):
     ]
 
 
-def test_a_sweep_gives_the_mean_and_the_spread_of_its_seeds(residual, tmp_path, monkeypatch):
+def test_a_sweep_gives_the_mean_and_the_spread_of_its_seeds(residual, tmp_path, drawn):
     sweep = tmp_path / "sweep"
     sweep.mkdir()
     files.write_json(sweep / "sweep.json", {"seeds": [0, 1, 2], "runs": {"a": {}, "b": {}}})
@@ -83,18 +83,18 @@ def test_a_sweep_gives_the_mean_and_the_spread_of_its_seeds(residual, tmp_path, 
     np.testing.assert_allclose(test["error"], [60, 15])
     np.testing.assert_allclose(test["std"], [10, statistics.stdev([10, 20])])
 
-    axes = []
-    monkeypatch.setattr(figure, "from_zero", axes.append)
     curves.plot(found, tmp_path / "x.png")
-    training, mean = axes[0].lines
+    [axes] = drawn[0].axes
+    training, mean = axes.lines
     assert list(mean.get_ydata()) == test["error"]
     assert (training.get_linestyle(), mean.get_linestyle()) == ("--", "-")
-    band = axes[0].collections[1].get_paths()[0].vertices
+    [band] = axes.collections
+    band = band.get_paths()[0].vertices
     np.testing.assert_allclose(sorted({y for x, y in band if x == 10}), [50, 70])
-    caption = " ".join(axes[0].figure.get_supxlabel().split())
+    caption = " ".join(drawn[0].get_supxlabel().split())
     assert caption.startswith("digits, 20 steps of 32 images")
-    assert "bands ± one sample standard deviation" in caption
-    assert [text.get_text() for text in axes[0].get_legend().get_texts()] == ["a (n=3)", "training", "test"]
+    assert caption.endswith("means over n seeds, bands: ± one sample standard deviation of the test error")
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a (n=3)", "training", "test"]
 
 
 def test_a_run_that_has_recorded_nothing(residual, tmp_path):

@@ -80,7 +80,25 @@ def test_the_start_and_every_saved_step_are_measured(residual, scanned):
         assert all(len(at["activations"]) == 4 and min(at["weights"]) > 0 for at in found["steps"])
 
 
-def test_a_picture_of_several_runs(residual, scanned, tmp_path):
+def test_a_chosen_step_is_measured_beside_the_start(residual):
+    run = Run.open(residual)
+    steps = {step: gradients.measure(run, Options(step=step, images=32))["steps"] for step in ("2", "0")}
+    assert [at["step"] for at in steps["2"]] == [0, 2]
+    assert [at["step"] for at in steps["0"]] == [0]
+    expected = gradients.gradients(run.spec, run.variables(2), run.batch(32))
+    assert steps["2"][1]["weights"] == list(expected["weights"].values())
+
+
+def test_a_picture_of_several_runs(residual, scanned, tmp_path, drawn):
     found = {w.name: gradients.measure(Run.open(w), Options(images=32)) for w in (residual, scanned)}
     gradients.plot(found, tmp_path / "x.png")
     assert (tmp_path / "x.png").stat().st_size > 0
+    for i, (label, run) in enumerate(found.items()):
+        weights, activations = drawn[0].axes[2 * i : 2 * i + 2]
+        assert weights.get_title() == activations.get_title() == label
+        assert [list(line.get_ydata()) for line in weights.lines] == [at["weights"] for at in run["steps"]]
+        assert [list(line.get_ydata()) for line in activations.lines] == [at["activations"] for at in run["steps"]]
+    texts = [text.get_text() for text in activations.get_legend().get_texts()]
+    assert texts == ["at the start", "step 2"]
+    last = found["residual"]["steps"][-1]
+    assert gradients.profiles(found["residual"])["weights at step 4"] == last["weights"]

@@ -66,10 +66,36 @@ def test_the_whole_network_has_its_own_accuracy(residual):
     assert found["whole"] == json.loads((residual / "summary.json").read_text())["test_accuracy"]
 
 
-def test_a_picture_of_several_runs(scanned, plain_run, tmp_path):
+def test_a_picture_of_several_runs(scanned, plain_run, tmp_path, drawn):
     found = {w.name: lesion.measure(Run.open(w), Options(images=32, draws=2)) for w in (scanned, plain_run)}
     lesion.plot(found, tmp_path / "x.png")
     assert (tmp_path / "x.png").stat().st_size > 0
+    left, right = drawn[0].axes
+    for i, run in enumerate(found.values()):
+        single, whole = left.lines[2 * i : 2 * i + 2]
+        np.testing.assert_allclose(single.get_ydata(), 100 * np.array(run["single"]))
+        np.testing.assert_allclose(whole.get_ydata(), 100 * run["whole"])
+        assert (single.get_linestyle(), whole.get_linestyle()) == ("-", "--")
+        draws = 100 * np.array([at["accuracy"] for at in run["random"]])
+        np.testing.assert_allclose(right.lines[i].get_ydata(), [100 * run["whole"], *draws.mean(1)])
+        band = right.collections[i].get_paths()[0].vertices
+        ends = [(y.min(), y.max()) for y in (band[band[:, 0] == k, 1] for k in (1, 2))]
+        spread = draws.std(1)
+        np.testing.assert_allclose(
+            ends[0], np.clip([draws[0].mean() - spread[0], draws[0].mean() + spread[0]], 0, 100)
+        )
+    for axes in (left, right):
+        assert list(axes.lines[-1].get_ydata()) == [10, 10]  # chance, of ten classes
+        assert axes.get_legend().get_texts()[-1].get_text() == "chance"
+    assert "32 test images" in drawn[0].get_supxlabel()
+
+
+def test_draws_are_sets_of_every_size_from_the_runs_seed():
+    drawn = list(lesion.choices(20, 3, 0))
+    assert [int(removed.sum()) for removed in drawn] == [k for k in (1, 4, 6, 9, 12, 15, 17, 20) for _ in range(3)]
+    assert not np.array_equal(drawn[3], drawn[4])
+    assert not np.array_equal(drawn[3], list(lesion.choices(20, 3, 1))[3])
+    assert len(list(lesion.choices(3, 2, 0))) == 6
 
 
 def test_a_network_of_changing_units_only(tmp_path):

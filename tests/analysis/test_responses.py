@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from resjax.analysis import figure, responses
+from resjax.analysis import responses
 from resjax.analysis.runs import Options
 from resjax.errors import BadInput
 from resjax.models.published import cifar, imagenet
@@ -51,16 +51,16 @@ def test_only_3x3_layers_are_shown():
     assert {path[-1] for path in bottlenecks} == {"norm2"}
 
 
-def test_several_runs_in_one_picture(residual, plain_run, tmp_path, monkeypatch):
-    drawn = []
-    monkeypatch.setattr(figure, "from_zero", lambda axes: drawn.extend(axes.figure.axes))
+def test_several_runs_in_one_picture(residual, plain_run, tmp_path, drawn):
     found = responses.draw({"ResNet": residual, "plain": plain_run}, tmp_path / "x.png", Options(images=32))
     assert (tmp_path / "x.png").stat().st_size > 0
-    top, bottom = drawn
+    top, bottom = drawn[0].axes
     assert [run["step"] for run in found.values()] == [4, 2]
     for run, in_order, in_size in zip(found.values(), top.lines, bottom.lines, strict=True):
         assert list(in_order.get_ydata()) == run["std"]
         assert list(in_size.get_ydata()) == sorted(run["std"], reverse=True)
+    assert [text.get_text() for text in top.get_legend().get_texts()] == ["ResNet, step 4", "plain, step 2"]
+    assert "4 steps of 32 images; standard deviations over 32 images" in drawn[0].get_supxlabel()
 
 
 def test_scanned_runs_are_measured_alike(scanned, tmp_path):

@@ -9,13 +9,12 @@ import jax.numpy as jnp
 import pytest
 from jax.extend.core import Jaxpr
 
-from resjax.models import counts, published
-from resjax.models.layers import Cost
+from resjax.models import counts, layout, published
+from resjax.models.counts import Cost
 from resjax.models.resnet import ResNet
 from resjax.models.scan import unroll
-from resjax.models.shortcuts import shortcut_cost
 from resjax.models.spec import Spec, UnitShape
-from resjax.models.units import Unit, unit_cost
+from resjax.models.units import Unit
 
 # Depth: parameters of B, of A and plain, of C, then GMAC of B, of v1.5, and of A and plain.
 IMAGENET = {
@@ -64,6 +63,13 @@ def size(params: dict, *, norms: bool = True) -> int:
     """Parameters in a tree, with or without those of the BN layers."""
     leaves = jax.tree.leaves_with_path(params)
     return sum(x.size for path, x in leaves if norms or "norm" not in jax.tree_util.keystr(path))
+
+
+def unit_cost(spec: Spec, shape: UnitShape) -> Cost:
+    """Cost of one unit, from its layers."""
+    parts = layout.unit(spec, shape)
+    rows = (parts.lead, parts.branch, parts.excitation, parts.shortcut, parts.gate, parts.after)
+    return counts.added(layer for row in rows for layer in row)
 
 
 def check(spec: Spec, params: int) -> None:
@@ -164,7 +170,7 @@ def test_a_pair_of_3x3_against_a_bottleneck_at_256_channels(unit: str, weights: 
     assert size(params["params"]) == with_norms
     assert size(params["params"], norms=False) == weights
     # A projection in place of the identity adds 256 * 256 weights.
-    assert shortcut_cost(dataclasses.replace(spec, shortcut="C"), shape).macs == 65_536
+    assert counts.added(layout.unit(dataclasses.replace(spec, shortcut="C"), shape).shortcut).macs == 65_536
 
 
 @pytest.mark.parametrize("width", [128, 256])
@@ -183,10 +189,10 @@ def test_fully_connected_unit(width: int, shortcut: str) -> None:
     assert learned in (0, 32_768)
 
 
-def test_rows_add_up_and_name_the_maps() -> None:
-    rows = counts.rows(published.imagenet("v1-50"))
-    assert sum((row.cost for row in rows), Cost()) == counts.total(published.imagenet("v1-50"))
-    assert [row.output for row in rows] == [
+def test_lines_add_up_and_name_the_maps() -> None:
+    lines = counts.lines(published.imagenet("v1-50"))
+    assert sum((line.cost for line in lines), Cost()) == counts.total(published.imagenet("v1-50"))
+    assert [line.output for line in lines] == [
         (56, 56, 64),
         (56, 56, 256),
         (28, 28, 512),
@@ -215,7 +221,12 @@ ZOO = {
     "v1-50": published.imagenet("v1-50"),
     "v1.5-50": published.imagenet("v1.5-50"),
     "odd maps": dataclasses.replace(published.imagenet("v1-18"), input_size=93),
-    "ResNet-D": dataclasses.replace(published.imagenet("v1.5-50"), stem="deep", shortcut_pool=True),
+    "ResNet-D": published.imagenet("v1.5-50-d"),
+    "groups": published.imagenet("resnext-50-32x4d"),
+    "wide": published.imagenet("wide-50-2"),
+    "squeeze-and-excitation": published.imagenet("se-50"),
+    "raw stem": published.imagenet("v2-50-raw"),
+    "raw dense stem": dataclasses.replace(published.dense("v2-9", features=8, width=64), stem_raw=True),
     "projections everywhere": dataclasses.replace(published.cifar("v1-20"), shortcut="C"),
     "gates": dataclasses.replace(published.cifar("v1-20"), gate="exclusive"),
     "highway": published.cifar("highway-20"),

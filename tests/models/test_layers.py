@@ -2,14 +2,13 @@
 
 import dataclasses
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resjax.models import published
-from resjax.models.layers import weight
+from resjax.models import layout, published
+from resjax.models.layers import Part
 from resjax.models.resnet import ResNet
 from resjax.models.spec import Spec
 
@@ -17,28 +16,20 @@ from resjax.models.spec import Spec
 KEY = jax.random.key(0, impl="rbg")
 
 
-class Layer(nn.Module):
+def layer_of(spec: Spec, kind: str, in_width: int, width: int, **fields: int) -> Part:
     """One weight layer, to be initialised by itself."""
-
-    spec: Spec
-    width: int
-    kernel: int
-    stride: int = 1
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return weight(self.spec, self.width, self.kernel, self.stride, name="layer")(x)
+    return Part(spec, (layout.Layer(kind, in_width, width, size=1, name="layer", **fields),))
 
 
 @pytest.mark.parametrize("gain", [2.0, 1.0])
 @pytest.mark.parametrize("init", ["fan_out", "fan_in"])
-@pytest.mark.parametrize("kernel", [3, 1, 0])
-def test_variance_of_the_weights(kernel: int, init: str, gain: float) -> None:
+@pytest.mark.parametrize(("kind", "kernel"), [("conv", 3), ("conv", 1), ("dense", 1)])
+def test_variance_of_the_weights(kind: str, kernel: int, init: str, gain: float) -> None:
     fan_in, fan_out = 96, 256
-    layer = Layer(Spec(init=init, init_gain=gain), fan_out, kernel)
-    x = jnp.zeros((1, fan_in) if kernel == 0 else (1, 2, 2, fan_in))
-    w = np.asarray(jax.jit(layer.init)(KEY, x)["params"]["layer"]["kernel"])
-    fan = max(kernel, 1) ** 2 * (fan_out if init == "fan_out" else fan_in)
+    layer = layer_of(Spec(init=init, init_gain=gain), kind, fan_in, fan_out, kernel=kernel)
+    x = jnp.zeros((1, fan_in) if kind == "dense" else (1, 2, 2, fan_in))
+    w = np.asarray(jax.jit(layer.init, static_argnums=2)(KEY, x, False)["params"]["layer"]["kernel"])
+    fan = kernel**2 * (fan_out if init == "fan_out" else fan_in)
     assert w.var() == pytest.approx(gain / fan, rel=0.05)
     assert abs(w.mean()) < 0.05 * w.std()
     # Untruncated: a truncated normal of this variance ends at 2.3 standard deviations.
@@ -53,8 +44,8 @@ def test_the_default_is_he_initialisation_over_the_outputs() -> None:
 @pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (7, 2), (1, 2)])
 def test_padding_is_the_same_on_both_sides(kernel: int, stride: int, side: int) -> None:
     x = np.random.default_rng(0).normal(size=(1, side, side, 2)).astype(np.float32)
-    layer = Layer(Spec(), 3, kernel, stride)
-    v = jax.jit(layer.init)(KEY, x)
+    layer = layer_of(Spec(), "conv", 2, 3, kernel=kernel, stride=stride)
+    v = jax.jit(layer.init, static_argnums=2)(KEY, x, False)
     w = np.asarray(v["params"]["layer"]["kernel"])
     out = -(-side // stride)
     expected = np.zeros((out, out, 3))
@@ -62,7 +53,7 @@ def test_padding_is_the_same_on_both_sides(kernel: int, stride: int, side: int) 
         row, column = i * stride + di - kernel // 2, j * stride + dj - kernel // 2
         if 0 <= row < side and 0 <= column < side:
             expected[i, j] += x[0, row, column] @ w[di, dj]
-    y = jax.jit(layer.apply)(v, x)
+    y = jax.jit(layer.apply, static_argnums=2)(v, x, False)
     assert y.shape == (1, out, out, 3)
     np.testing.assert_allclose(y[0], expected, rtol=1e-4, atol=1e-5)
 
@@ -151,6 +142,10 @@ NAMES = {
     "deep stem": (
         dataclasses.replace(published.imagenet("v1-18"), stem="deep"),
         {"stem/conv3/kernel", "stem/norm3/scale"},
+    ),
+    "squeeze-and-excitation": (
+        published.imagenet("se-50"),
+        {f"stage1/unit0/excitation/{layer}/{leaf}" for layer in ("conv1", "conv2") for leaf in ("kernel", "bias")},
     ),
 }
 

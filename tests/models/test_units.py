@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resjax.models import published
-from resjax.models.resnet import ResNet, Stem
-from resjax.models.shortcuts import Shortcut
+from resjax.models import layout, published
+from resjax.models.layers import Part
+from resjax.models.resnet import ResNet
 from resjax.models.spec import ORDERS, UNITS, Spec, UnitShape
 from resjax.models.units import Unit
 
@@ -249,7 +249,8 @@ def test_dropout_shortcut_keeps_the_survivors_as_they_are() -> None:
 @pytest.mark.parametrize("side", [6, 7])
 def test_resnet_d_shortcut(side: int) -> None:
     x = draw(1, N, side, side, 4)
-    shortcut = Shortcut(spec_of(shortcut="B", shortcut_pool=True), dataclasses.replace(DOWN, size=side))
+    spec = spec_of(shortcut="B", shortcut_pool=True)
+    shortcut = Part(spec, layout.unit(spec, dataclasses.replace(DOWN, size=side)).shortcut)
     variables = start(shortcut, x)
     y, _ = jax.jit(lambda v, x: shortcut.apply(v, x, True, mutable=MUTABLE))(variables, x)
     out = -(-side // 2)
@@ -264,7 +265,8 @@ def test_resnet_d_shortcut(side: int) -> None:
 @pytest.mark.parametrize(("stem", "strides"), [("conv7", (2,)), ("deep", (2, 1, 1)), ("conv3", (1,))])
 def test_stems(stem: str, strides: tuple[int, ...], side: int) -> None:
     x = draw(1, N, side, side, 3)
-    module = Stem(spec_of(stem=stem))
+    spec = spec_of(stem=stem)
+    module = Part(spec, layout.stem(spec))
     variables = start(module, x)
     params = variables["params"]
     y, _ = jax.jit(lambda v, x: module.apply(v, x, True, mutable=MUTABLE))(variables, x)

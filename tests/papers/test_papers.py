@@ -122,11 +122,11 @@ def test_a_budget_of_epochs():
 
 
 @pytest.mark.parametrize("name", CIFAR_TABLES)
-def test_rows_on_the_digits_are_the_same_networks(name, tmp_path):
+def test_rows_on_the_digits_are_the_same_networks(name, data_sets, tmp_path):
     on = {data: sweep(TABLES[name], data, 1) for data in ("cifar10", "digits")}
     networks = {}
     for data, (whole, taken) in on.items():
-        configs = {run.variant: run.config for run in plan(whole, tmp_path)}
+        configs = {run.variant: run.resolved for run in plan(whole, tmp_path)}
         networks[data] = {row.name: configs[taken[row.name]].model.to_dict() for row in TABLES[name].rows}
     for row, there in networks["cifar10"].items():
         ours = {"input_size": 8, "input_channels": 1, "bn_group": 0, "num_classes": 10}
@@ -135,7 +135,7 @@ def test_rows_on_the_digits_are_the_same_networks(name, tmp_path):
 
 def test_imagenet_networks_on_the_digits(tmp_path):
     whole, taken = sweep(TABLES["v1-table3"], "digits", 1)
-    config = next(run.config for run in plan(whole, tmp_path) if run.variant == taken["resnet-34-C"])
+    config = next(run.resolved for run in plan(whole, tmp_path) if run.variant == taken["resnet-34-C"])
     assert (config.data.name, config.model.units, config.model.shortcut) == ("digits", (3, 4, 6, 3), "C")
     assert (config.model.stem, config.model.input_size, config.model.num_classes) == ("conv7", 8, 10)
 

@@ -12,7 +12,8 @@ import pytest
 from resjax.cli import load
 from resjax.config import durations, network
 from resjax.errors import BadInput
-from resjax.train.checkpoint import Checkpoints, digest
+from resjax.train import digest
+from resjax.train.checkpoint import Checkpoints
 from resjax.train.program import build
 from resjax.train.step import TrainState
 
@@ -81,7 +82,7 @@ def test_damage_is_named_and_the_one_before_is_taken(copy, rich, damage, capfd):
         state, meta = checkpoints.restore_latest(abstract)
         assert checkpoints.steps() == [75]
     assert int(state.step) == 75
-    assert digest(state) == meta["digest"]
+    assert digest.of(state) == meta["digest"]
     [line] = capfd.readouterr().err.splitlines()
     assert line.startswith(f"checkpoint 90 in {copy}/checkpoints is damaged (")
     assert line.endswith(f"); moved to {copy}/damaged/90, step 75 is taken")
@@ -184,21 +185,21 @@ def test_restored_anywhere_with_the_same_bytes(wide, trained, tmp_path, there, h
     assert jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), state) == jax.tree.map(
         lambda a: (a.shape, a.dtype, a.sharding), abstract
     )
-    assert digest(state) == digest(trained)
+    assert digest.of(state) == digest.of(trained)
     expected = lay(trained, abstract)
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), jax.device_get(expected))
 
 
 def test_digest_sees_every_leaf(trained):
-    expected = digest(trained)
+    expected = digest.of(trained)
     leaves, tree = jax.tree.flatten(trained)
     for i, leaf in enumerate(leaves):
         changed = np.array(leaf)
         changed.reshape(-1).view(np.uint8)[-1] ^= 1
-        assert digest(jax.tree.unflatten(tree, [*leaves[:i], changed, *leaves[i + 1 :]])) != expected
+        assert digest.of(jax.tree.unflatten(tree, [*leaves[:i], changed, *leaves[i + 1 :]])) != expected
     names = {**trained.params, "other": trained.params["head"]}
     del names["head"]
-    assert digest(trained.replace(params=names)) != expected
+    assert digest.of(trained.replace(params=names)) != expected
 
 
 def test_goes_on_on_other_devices(run, rich, copy, whole, read_records):
@@ -296,9 +297,9 @@ def test_init_from_takes_the_weights_and_nothing_else(tiny, source, scanned):
     with closing(Checkpoints(source)) as checkpoints:
         there, _ = checkpoints.restore(program((*tiny, *SOURCE)).abstract, 2)
     for part in ("params", "batch_stats"):
-        assert digest(getattr(state, part)) == digest(getattr(there, part))
-        assert digest(getattr(state, part)) != digest(getattr(fresh, part))
-    assert digest(state.opt_state) == digest(fresh.opt_state)
+        assert digest.of(getattr(state, part)) == digest.of(getattr(there, part))
+        assert digest.of(getattr(state, part)) != digest.of(getattr(fresh, part))
+    assert digest.of(state.opt_state) == digest.of(fresh.opt_state)
     assert int(state.step) == 0
     assert ("units" in state.params["stage2"]) == (scanned == "true")
     assert jax.tree.structure(state) == jax.tree.structure(one.abstract)
@@ -308,8 +309,8 @@ def test_init_from_takes_the_weights_and_nothing_else(tiny, source, scanned):
 def test_init_from_another_number_of_classes_keeps_the_fresh_head(tiny, source, capfd):
     state, fresh, _ = started((*tiny, "--config.model.num_classes=7"), source)
     assert "the head starts fresh" in capfd.readouterr().err
-    assert digest(state.params["head"]) == digest(fresh.params["head"])
-    assert digest(state.params["stem"]) != digest(fresh.params["stem"])
+    assert digest.of(state.params["head"]) == digest.of(fresh.params["head"])
+    assert digest.of(state.params["stem"]) != digest.of(fresh.params["stem"])
 
 
 def test_init_from_in_a_run(call, tiny, source, tmp_path):

@@ -1,0 +1,219 @@
+"""Every value of the published recipes, typed from the papers: a change of any must be meant."""
+
+import pytest
+
+from resjax.cli import load
+from resjax.config import flatten, plain
+
+# What the data set decides, and how a config says so.
+DATA = {
+    "digits.py": {
+        "data.augment": "crop",
+        "data.pad": 1,
+        "data.normalize": "channel",
+        "data.image_size": 0,
+        "model.input_size": 8,
+        "model.input_channels": 1,
+        "model.num_classes": 10,
+    },
+    "cifar10.py": {
+        "data.augment": "crop_flip",
+        "data.pad": 4,
+        "data.normalize": "pixel_mean",
+        "data.image_size": 0,
+        "model.input_size": 32,
+        "model.input_channels": 3,
+        "model.num_classes": 10,
+    },
+    "imagenet.py": {
+        "data.augment": "resized_crop_flip",
+        "data.pad": 4,
+        "data.normalize": "channel",
+        "data.image_size": 224,
+        "model.input_size": 224,
+        "model.input_channels": 3,
+        "model.num_classes": 1000,
+    },
+    "dense.py": {
+        "data.augment": "crop",
+        "data.pad": 1,
+        "data.normalize": "pixel_mean",
+        "data.image_size": 0,
+        "model.input_size": 8,
+        "model.input_channels": 1,
+        "model.num_classes": 10,
+    },
+}
+
+# v1 section 3.4 and 4.2, v2 section 3: the same in all recipes unless a recipe says otherwise.
+COMMON = {
+    "seed": 0,
+    "batch_size": 128,
+    "total_steps": None,
+    "total_epochs": None,
+    "eval_every_steps": None,
+    "eval_every_epochs": None,
+    "checkpoint_every_steps": None,
+    "checkpoint_every_epochs": None,
+    "checkpoint_keep": 2,
+    "log_every_steps": 50,
+    "init_from": "",
+    "model.units": [3, 3, 3],
+    "model.widths": [16, 32, 64],
+    "model.unit": "basic",
+    "model.order": "original",
+    "model.stem": "conv3",
+    "model.stem_width": 16,
+    "model.stride_on": "1x1",
+    "model.shortcut": "A",
+    "model.shortcut_pool": False,
+    "model.shortcut_scale": 1.0,
+    "model.branch_scale": 1.0,
+    "model.shortcut_dropout": 0.0,
+    "model.gate": "none",
+    "model.gate_layers": "conv1",
+    "model.gate_bias": 0.0,
+    "model.stochastic_depth": 0.0,
+    "model.norm": "batch",
+    "model.bn_group": 0,
+    "model.bn_momentum": 0.9,
+    "model.bn_epsilon": 1e-5,
+    "model.zero_gamma": False,
+    "model.activation": "relu",
+    "model.init": "fan_out",
+    "model.init_gain": 2.0,
+    "model.dtype": "float32",
+    "model.scan": False,
+    "model.remat": False,
+    "data.dir": "",
+    "data.train_split": "train",
+    "data.validation_split": "",
+    "data.test_split": "test",
+    "data.workers": 0,
+    "optimizer.name": "sgd",
+    "optimizer.learning_rate": 0.1,
+    "optimizer.momentum": 0.9,
+    "optimizer.beta2": 0.999,
+    "optimizer.nesterov": False,
+    "optimizer.weight_decay": 0.0001,
+    "optimizer.decay_mask": "all",
+    "optimizer.clip_norm": 0.0,
+    "optimizer.accumulate": 1,
+    "optimizer.label_smoothing": 0.0,
+    "schedule.name": "piecewise",
+    "schedule.drop_steps": [],
+    "schedule.drop_epochs": [],
+    "schedule.drop_factor": 0.1,
+    "schedule.warmup": "none",
+    "schedule.warmup_rate": 0.01,
+    "schedule.warmup_steps": None,
+    "schedule.warmup_epochs": None,
+    "mesh.data": -1,
+    "mesh.fsdp": 1,
+}
+
+# v1 section 4.2: 64k iterations, a tenth of the rate at 32k and 48k, two GPUs of 64 images.
+CIFAR10 = {
+    "data.name": "cifar10",
+    "total_steps": 64_000,
+    "eval_every_steps": 2_000,
+    "schedule.drop_steps": [32_000, 48_000],
+    "model.bn_group": 64,
+}
+# v1 section 4.2 for 110 layers, v2 section 3: 0.01 for the first 400 iterations.
+WARM = {"schedule.warmup": "constant", "schedule.warmup_steps": 400}
+
+RECIPES = {
+    "digits.py": {
+        "name": "digits-v1-20",
+        "data.name": "digits",
+        "total_epochs": 50.0,
+        "eval_every_epochs": 5.0,
+        "log_every_steps": 20,
+        "optimizer.weight_decay": 0.002,
+        "optimizer.label_smoothing": 0.1,
+        "schedule.name": "cosine",
+        "schedule.warmup": "linear",
+        "schedule.warmup_epochs": 2.0,
+    },
+    "cifar10.py:v1-20": {"name": "cifar10-v1-20", **CIFAR10},
+    "cifar10.py:v1-110": {"name": "cifar10-v1-110", **CIFAR10, **WARM, "model.units": [18, 18, 18]},
+    "cifar10.py:v2-164": {
+        "name": "cifar10-v2-164",
+        **CIFAR10,
+        **WARM,
+        "model.units": [18, 18, 18],
+        "model.widths": [64, 128, 256],
+        "model.unit": "bottleneck",
+        "model.order": "full_preactivation",
+        "model.shortcut": "B",
+    },
+    # v1 section 3.4 and Table 1, with the schedule of v2 section 5; eight GPUs of 32 images.
+    "imagenet.py:v1-50": {
+        "name": "imagenet-v1-50",
+        "data.name": "imagenet2012",
+        "data.test_split": "validation",
+        "data.workers": 8,
+        "batch_size": 256,
+        "total_epochs": 90.0,
+        "eval_every_epochs": 1.0,
+        "schedule.drop_epochs": [30.0, 60.0],
+        "model.units": [3, 4, 6, 3],
+        "model.widths": [256, 512, 1024, 2048],
+        "model.unit": "bottleneck",
+        "model.stem": "conv7",
+        "model.stem_width": 64,
+        "model.shortcut": "B",
+        "model.bn_group": 32,
+        "model.dtype": "bfloat16",
+    },
+    "dense.py": {
+        "name": "dense-v1-21",
+        "data.name": "digits",
+        "total_epochs": 60.0,
+        "eval_every_epochs": 6.0,
+        "schedule.name": "cosine",
+        "schedule.warmup": "linear",
+        "schedule.warmup_epochs": 2.0,
+        "model.units": [5, 5],
+        "model.widths": [64, 128],
+        "model.unit": "dense",
+        "model.stem": "none",
+    },
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipe(name):
+    found = flatten(plain(load([f"--config=configs/{name}"])))
+    assert found == {**COMMON, **DATA[name.partition(":")[0]], **RECIPES[name]}
+
+
+@pytest.mark.parametrize("name", ["digits.py:v1-20", "cifar10.py", "imagenet.py", "dense.py:v1-21"])
+def test_the_network_that_is_meant_by_a_file_alone(name):
+    file = name.partition(":")[0]
+    whole = next(recipe for recipe in RECIPES if recipe.startswith(file))
+    assert plain(load([f"--config=configs/{name}"])) == plain(load([f"--config=configs/{whole}"]))
+
+
+@pytest.mark.parametrize("network", ["v1-20", "v1-32", "v1-44", "v1-56", "plain-20", "plain-56"])
+def test_shallow_networks_need_no_warmup(network):
+    """v1 section 4.2: only the 110 layers do."""
+    assert load([f"--config=configs/cifar10.py:{network}"]).schedule.warmup == "none"
+
+
+@pytest.mark.parametrize(
+    "network", ["v1-110", "v1-164", "v1-1001", "v1-1202", "v2-20", "v2-110", "v2-164", "v2-1001"]
+)
+def test_deep_and_preactivated_networks_warm_up(network):
+    """v1 section 4.2 and v2's appendix."""
+    schedule = load([f"--config=configs/cifar10.py:{network}"]).schedule
+    assert (schedule.warmup, schedule.warmup_rate, schedule.warmup_steps) == ("constant", 0.01, 400)
+
+
+@pytest.mark.parametrize("file", ["digits.py", "cifar10.py"])
+def test_networks_of_more_than_60_units_are_scanned(file):
+    scanned = {
+        n: load([f"--config=configs/{file}:{n}"]).model.scan for n in ("v1-110", "v2-164", "v1-122", "v1-128")
+    }
+    assert scanned == {"v1-110": False, "v2-164": False, "v1-122": False, "v1-128": True}
