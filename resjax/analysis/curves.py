@@ -99,12 +99,14 @@ def measure(run: Run, options: Options) -> dict[str, Any]:
     }
 
 
-def plot(found: Mapping[str, Any], path: Path) -> None:
+def plot(found: Mapping[str, Any], path: Path, note: str = "") -> None:
     """Error against steps, training dashed and test solid, one colour a run; bands are seeds."""
     drawn = [split for split in STYLES if any(split in run["splits"] for run in found.values())]
     caption = (
         f"{figure.about(found)}; training errors are means since the evaluation before, while the weights moved"
     )
+    if note:
+        caption += f"; {note}"
     if any(run["seeds"] > 1 for run in found.values()):
         caption += "; lines: means over n seeds, bands: ± one sample standard deviation of the test error"
     with figure.panels(path, 1, 1, (7, 4.8), caption) as [[axes]]:
@@ -134,7 +136,7 @@ def profiles(found: Any) -> dict[str, list[float]]:
     return {}
 
 
-def draw(workdirs: Mapping[str, Path | Iterable[Path]], path: Path) -> None:
+def draw(workdirs: Mapping[str, Path | Iterable[Path]], path: Path, note: str = "") -> None:
     """Reads the runs, label -> workdir (or those of several seeds), and writes the picture."""
     opened = {label: Run.open(*([of] if isinstance(of, Path) else of)) for label, of in workdirs.items()}
-    plot({label: measure(run, Options()) for label, run in opened.items()}, path)
+    plot({label: measure(run, Options()) for label, run in opened.items()}, path, note)

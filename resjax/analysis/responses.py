@@ -79,11 +79,12 @@ def measure(run: Run, options: Options) -> dict[str, Any]:
     return {**run.facts(), "step": step, "images": len(batch), "layers": list(std), "std": list(std.values())}
 
 
-def plot(found: Mapping[str, Any], path: Path) -> None:
+def plot(found: Mapping[str, Any], path: Path, note: str = "") -> None:
     """v1 Fig. 7: in the order of the layers above, sorted below."""
     caption = (
         f"{figure.about(found)}; standard deviations over {figure.images(found)}, under the batch's own statistics"
     )
+    caption += f"; {note}" * bool(note)
     with figure.panels(path, 2, 1, (8, 6.8), caption, sharey=True) as [[top], [bottom]]:
         for label, run in found.items():
             index = range(1, len(run["std"]) + 1)
@@ -102,12 +103,14 @@ def profiles(found: Any) -> dict[str, list[float]]:
     return {"std": found["std"]}
 
 
-def draw(workdirs: Mapping[str, Path], path: Path, options: Options | None = None) -> dict[str, Any]:
+def draw(
+    workdirs: Mapping[str, Path], path: Path, options: Options | None = None, note: str = ""
+) -> dict[str, Any]:
     """Measures the runs, label -> workdir, writes the picture and returns what is in it.
 
     Raises:
       BadInput: for a folder without a run or a checkpoint.
     """
     found = {label: measure(Run.open(workdir), options or Options()) for label, workdir in workdirs.items()}
-    plot(found, path)
+    plot(found, path, note)
     return found

@@ -65,7 +65,7 @@ def main(argv: list[str]) -> int:
     report = Report(table, data, values.budget, taken, command)
     code = conduct(runs, chosen, workdir, values, report.write, table.jobs)
     if not values.dry_run:
-        draw(table, runs, taken, workdir)
+        draw(table, runs, taken, workdir, values.budget)
     return code
 
 
@@ -79,18 +79,18 @@ def listing() -> str:
     )
 
 
-def draw(table: Table, runs: list[Run], taken: dict[str, str], workdir: Path) -> None:
-    """Draws the table's pictures from the first finished run of each row."""
-    finished: dict[str, Path] = {}
+def draw(table: Table, runs: list[Run], taken: dict[str, str], workdir: Path, budget: float) -> None:
+    """Draws the table's pictures from the finished runs of each row."""
+    finished: dict[str, list[Path]] = {}
     for run in runs:
         if run.summary():
-            finished.setdefault(run.variant, run.workdir)
-    labels = {row.label: finished[taken[row.name]] for row in table.rows if taken[row.name] in finished}
+            finished.setdefault(run.variant, []).append(run.workdir)
+    note = f"budget: {budget:g} of every schedule's length" if budget != 1 else ""
     for picture in table.pictures:
-        wanted = {row.label for row in table.rows if row.name in picture.rows or not picture.rows}
-        own = {label: path for label, path in labels.items() if label in wanted}
+        rows = [row for row in table.rows if row.name in picture.rows or not picture.rows]
+        own = {row.label: finished[taken[row.name]] for row in rows if taken[row.name] in finished}
         if own:
-            picture.draw(own, workdir / picture.file)
+            picture.draw(own, workdir / picture.file, note)
             say(f"picture  {workdir / picture.file}")
 
 

@@ -1,38 +1,45 @@
-"""The pictures that tables draw from finished runs, each as `draw({label: workdir}, path)`.
+"""The pictures that tables draw from finished runs, each as `draw({label: workdirs of its seeds}, path, note)`.
 
-What draws is imported late: matplotlib and JAX are not needed to list or plan.
+Captions say data, length and number of seeds, and `note`. What draws is imported late: matplotlib and JAX are not
+needed to list or plan.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 
+Runs = Mapping[str, list[Path]]
 
-def curves(runs: Mapping[str, Path], path: Path) -> None:
-    """Training and test errors against steps: v1 Fig. 1 and Fig. 6."""
+
+def curves(runs: Runs, path: Path, note: str) -> None:
+    """Training and test errors against steps, means over the seeds: v1 Fig. 1 and Fig. 6."""
     from resjax.analysis import curves
 
-    curves.draw(runs, path)
+    curves.draw(runs, path, note)
 
 
-def responses(runs: Mapping[str, Path], path: Path) -> None:
-    """Standard deviations of layer responses, in order and sorted: v1 Fig. 7."""
+def responses(runs: Runs, path: Path, note: str) -> None:
+    """Standard deviations of layer responses of the first seed, in order and sorted: v1 Fig. 7."""
     from resjax.analysis import responses
 
-    responses.draw(runs, path)
+    responses.draw({label: workdirs[0] for label, workdirs in runs.items()}, path, note=note)
 
 
-def training_errors(runs: Mapping[str, Path], path: Path) -> None:
+def training_errors(runs: Runs, path: Path, note: str) -> None:
     """Training errors alone, overlaid: plain networks dashed, residual ones solid, a colour for each depth."""
-    from resjax.analysis.curves import read
-    from resjax.analysis.figure import from_zero, panels
+    from resjax.analysis import curves, figure
+    from resjax.analysis.runs import Options, Run
 
+    found = {label: curves.measure(Run.open(*workdirs), Options()) for label, workdirs in runs.items()}
+    caption = f"{figure.about(found)}; {note}" if note else figure.about(found)
+    caption += "; errors are of the steps between evaluations, with augmentation; means over n seeds"
     depths = list(dict.fromkeys(label.rpartition("-")[2] for label in runs))
-    with panels(path, 1, 1, (7, 4.5)) as [[axes]]:
-        for label, workdir in runs.items():
-            curve = read(workdir)["train"]
+    with figure.panels(path, 1, 1, (7, 4.8), caption) as [[axes]]:
+        for label, run in found.items():
+            curve = run["splits"]["train"]
             style = "--" if label.startswith("plain") else "-"
             colour = f"C{depths.index(label.rpartition('-')[2])}"
+            label = f"{label} (n={run['seeds']})"
             axes.plot(curve["step"], curve["error"], style, color=colour, lw=1.6, label=label)
         axes.set(xlabel="step", ylabel="training error (%)")
-        from_zero(axes)
+        figure.from_zero(axes)
         axes.legend()

@@ -7,7 +7,7 @@ from typing import Any
 
 from resjax import cli
 from resjax.config import flatten, network, plain, shorten
-from resjax.models.published import for_digits, imagenet
+from resjax.models.published import imagenet
 from resjax.papers.table import IMAGENET, Row, Table
 from resjax.sweep import Sweep, Variant
 from resjax.sweep.plan import text
@@ -54,9 +54,9 @@ def config_file(data: str) -> str:
 
 def _imagenet_on_digits(row: Row) -> dict[str, Any]:
     """All fields in which an ImageNet network differs from the one that the digits' config starts with."""
-    target = for_digits(dataclasses.replace(imagenet(row.network), **row.model, num_classes=10))
     base = network(cli.load([f"--config={config_file('digits')}"]))
-    fields = dataclasses.asdict(target)
+    fitting = {name: getattr(base, name) for name in ("input_size", "input_channels", "num_classes")}
+    fields = dataclasses.asdict(dataclasses.replace(imagenet(row.network), **{**row.model, **fitting}))
     return {f"model.{name}": value for name, value in fields.items() if value != getattr(base, name)}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from resjax.papers.table import Row, Table
 from resjax.papers.v2 import FAIL_ABOVE
 from resjax.sweep.plan import Run
-from resjax.sweep.results import Result, collect, show, spread, write_tables
+from resjax.sweep.results import Result, collect, show, spread, whole, write_tables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Report:
             "ours",
             *(["ours, training"] if self.table.training else []),
             "parameters",
+            "steps",
             "note",
         ]
         rows, records, long_records = [], [], []
@@ -43,8 +44,9 @@ class Report:
             result = results[self.taken[row.name]]
             note = self._note(row, result)
             training = [show(result.train_error)] if self.table.training else []
-            size = f"{result.params:,}" + (f" (paper {row.size})" if row.size else "")
-            rows.append([row.label, str(row.published), self.cell(result), *training, size, note])
+            size = f"{whole(result.params)} (paper {row.size})" if row.size else whole(result.params)
+            cells = [row.label, str(row.published), self.cell(result), *training, size, whole(result.steps), note]
+            rows.append(cells)
             record = self._record(row, result, note)
             records.append(record)
             long_records.append(
@@ -135,6 +137,7 @@ class Report:
             "train_std": train_std,
             "fail": self.failed(result),
             "params": result.params,
+            "steps": result.steps,
             "seconds": spread(result.seconds)[0],
             "note": note,
         }

@@ -7,7 +7,7 @@ from typing import Any
 
 CIFAR = ("cifar10", "digits")
 IMAGENET = ("imagenet2012", "digits")
-Draw = Callable[[Mapping[str, Path], Path], object]
+Draw = Callable[[Mapping[str, list[Path]], Path, str], object]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A figure to draw from finished runs: `draw({label: workdir}, path)` writes `file`."""
+    """A figure to draw from finished runs: `draw({label: workdirs of its seeds}, path, note)` writes `file`."""
 
     file: str
     draw: Draw

@@ -50,7 +50,7 @@ def conduct(
         print("\n".join(map(command, missing)))
         say(f"{len(missing)} runs to do, {len(chosen) - len(missing)} finished")
         return 0
-    steps = check_data(missing)
+    check_data(missing)
     queued = slurm.queued(workdir)
     if queued and values.launcher == "local":
         raise BadInput(f"workdir={workdir}: {len(queued)} of its runs are in SLURM's queue; use --launcher=slurm")
@@ -59,7 +59,7 @@ def conduct(
         if values.launcher == "slurm":
             return _submit(runs, missing, queued, workdir, values, write)
         jobs = min(values.jobs or jobs, len(missing) or 1)
-        progress = Progress(steps, len(chosen) - len(missing), jobs)
+        progress = Progress(chosen, jobs)
         local.execute(missing, jobs, progress, held, lambda: write(runs, workdir))
         print(write(runs, workdir), end="")
     say(f"table in {workdir / 'table.md'} (.csv, .json)")

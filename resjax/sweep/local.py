@@ -29,12 +29,13 @@ def execute(runs: list[Run], jobs: int, progress: Progress, lock: IO[str], chang
     """
     waiting = deque(runs)
     running: Running = {}
-    with StopRequest() as stop, progress:
+    with StopRequest("") as stop, progress:
         told = False
         try:
             while running or (waiting and not stop.requested):
                 if stop.requested and not told:
                     told = True
+                    progress.say("stopping: the runs save first (again: leave at once)")
                     _terminate(running)
                 ended = {slot: job for slot, job in running.items() if job[1].poll() is not None}
                 for slot, (run, process) in ended.items():

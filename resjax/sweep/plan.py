@@ -1,6 +1,7 @@
 """A sweep spelled out: every run with the command that a person can paste, checked before the first one starts."""
 
 import dataclasses
+import functools
 import json
 import signal
 import sys
@@ -11,15 +12,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from resjax import cli
-from resjax.checks import LENGTH, differences, sized, validate
+from resjax import checks, cli, files
 from resjax.config import durations, network, plain, restored
-from resjax.data.augment import AUGMENTATIONS, NORMALIZATIONS
-from resjax.data.sources import Source, open_source
-from resjax.data.splits import parse_slice
-from resjax.errors import INTERRUPTED, BadInput, unknown
-from resjax.files import read_lines, write_json
+from resjax.data.resolve import Resolved, resolve
+from resjax.errors import INTERRUPTED, BadInput
 from resjax.models import counts
+from resjax.models.spec import Spec
 from resjax.sweep.definition import Sweep
 
 DEFINITION = "sweep.json"
@@ -63,9 +61,39 @@ class Run:
         return self.workdir.with_name(self.workdir.name + ".exit")
 
     @cached_property
-    def params(self) -> int:
-        """Trainable parameters, by formula."""
-        return counts.total(network(self.config)).params
+    def resolved(self) -> ConfigDict:
+        """The config with the values that it leaves to its data set.
+
+        Raises:
+          BadInput: if the set is missing or does not fit the network.
+        """
+        return checks.resolved(self.config, look_up(self.config))
+
+    @property
+    def known(self) -> ConfigDict:
+        """`resolved`, or `config` where the data set is not here."""
+        try:
+            return self.resolved
+        except BadInput:
+            return self.config
+
+    @cached_property
+    def spec(self) -> Spec:
+        """The network; of a published data set, known without it."""
+        return network(checks.described(self.config))
+
+    @cached_property
+    def steps(self) -> int:
+        """How many steps the whole run has; raises as `resolved`, and for durations that cannot be."""
+        return durations(self.resolved, look_up(self.config).train_size).total
+
+    @property
+    def params(self) -> int | None:
+        """Trainable parameters, by formula; None where the data set would be needed and is not here."""
+        try:
+            return counts.total(self.spec).params
+        except BadInput:
+            return None
 
     def summary(self) -> dict[str, Any] | None:
         """The summary of a run that came to its end; None for any other, and for one of another length."""
@@ -74,7 +102,7 @@ class Run:
             config = json.loads((self.workdir / "config.json").read_text())
         except (OSError, ValueError):
             return None
-        same = all(config.get(field) == self.config[field] for field in LENGTH)
+        same = all(config.get(field) == self.config[field] for field in checks.LENGTH)
         return summary if same and "state_digest" in summary else None
 
     def exit_code(self) -> int:
@@ -96,7 +124,7 @@ class Run:
 
     def step(self) -> int:
         """The step that the run's log has reached."""
-        records = read_lines(self.workdir / "metrics.jsonl")
+        records = files.read_lines(self.workdir / "metrics.jsonl")
         return records[-1]["step"] if records else 0
 
 
@@ -113,7 +141,7 @@ def plan(sweep: Sweep, workdir: Path) -> list[Run]:
         try:
             config = cli.load(list(arguments))
             # Whether the mesh fits the machine is for the run to see: asking for devices here would take them.
-            validate(config, abs(config.mesh.data * config.mesh.fsdp))
+            checks.validate(config, abs(config.mesh.data * config.mesh.fsdp))
         except BadInput as error:
             raise BadInput(f"run {name!r}: {error}") from error
         for seed in sweep.seeds:
@@ -123,30 +151,23 @@ def plan(sweep: Sweep, workdir: Path) -> list[Run]:
     return runs
 
 
-def check_data(runs: Iterable[Run]) -> dict[Run, int]:
-    """The number of steps of every run, found by looking up each data set once; reads no images.
+def look_up(config: ConfigDict) -> Resolved:
+    """What is known of a config's data set without reading an image; looked up once."""
+    return _look_up(tuple(config.data.items()))
 
-    Raises:
-      BadInput: for a data set that is missing or does not fit a run's network.
-    """
-    sources: dict[tuple[str, str, int], Source] = {}
-    steps = {}
+
+@functools.cache
+def _look_up(fields: tuple[tuple[str, Any], ...]) -> Resolved:
+    return resolve(**dict(fields))
+
+
+def check_data(runs: Iterable[Run]) -> None:
+    """Raises BadInput for a data set that is missing, or does not fit a run's network or durations."""
     for run in runs:
-        data = run.config.data
         try:
-            for field, choices in {"augment": AUGMENTATIONS, "normalize": NORMALIZATIONS}.items():
-                if data[field] not in choices:
-                    raise BadInput(unknown(f"data.{field}", data[field], choices))
-            key = data.name, data.dir, data.image_size
-            source = sources[key] = sources.get(key) or open_source(*key)
-            if shape := source.image_shape:
-                shape = (data.image_size, data.image_size, shape[2]) if data.image_size else shape
-                sized(run.config, shape, source.num_classes)
-            train_size = len(parse_slice("data.train_split", data.train_split, source.sizes))
-            steps[run] = durations(run.config, train_size).total
+            assert run.steps
         except BadInput as error:
             raise BadInput(f"run {run.variant!r}: {error}") from error
-    return steps
 
 
 def check_workdir(runs: list[Run], workdir: Path) -> None:
@@ -157,11 +178,16 @@ def check_workdir(runs: list[Run], workdir: Path) -> None:
         if workdir.exists() and foreign:
             raise BadInput(f"workdir={workdir} exists and is no sweep; choose an empty or new folder")
         return
-    saved = json.loads(path.read_text())
-    configs = {run.variant: run.config for run in runs}
+    saved = files.read_json(path)
+    configs = {run.variant: run.known for run in runs}
     lost = [f"run {name!r} is there, not here" for name in saved["runs"] if name not in configs]
     lost += [f"seed {s} is there, not here" for s in saved["seeds"] if s not in {run.seed for run in runs}]
-    changed = [f"run {n!r}: {line}" for n, c in configs.items() for line in _changes(saved["runs"].get(n), c)]
+    changed = [
+        f"run {name!r}: {line}"
+        for name, config in configs.items()
+        if name in saved["runs"]
+        for line in _changes(restored({**saved["runs"][name]["config"], "seed": config.seed}, path), config)
+    ]
     if lost or changed:
         raise BadInput(
             f"workdir={workdir} holds another sweep: {'; '.join((lost + changed)[:3])}. "
@@ -175,11 +201,11 @@ def store(runs: list[Run], workdir: Path) -> None:
     definition = {
         "seeds": sorted({run.seed for run in runs}),
         "runs": {
-            name: {"arguments": first[name].arguments, "config": {**plain(first[name].config), "seed": None}}
+            name: {"arguments": first[name].arguments, "config": {**plain(first[name].known), "seed": None}}
             for name in dict.fromkeys(run.variant for run in runs)
         },
     }
-    write_json(workdir / DEFINITION, definition)
+    files.write_json(workdir / DEFINITION, definition)
 
 
 def text(value: Any) -> str:
@@ -189,10 +215,8 @@ def text(value: Any) -> str:
     return str(value)
 
 
-def _changes(saved: dict[str, Any] | None, config: ConfigDict) -> list[str]:
-    if saved is None:
-        return []
-    there = {**saved["config"], "seed": config.seed}
+def _changes(there: ConfigDict, here: ConfigDict) -> list[str]:
     # A single run may be prolonged; in a sweep that would put runs of two lengths into one table.
-    longer = [f"{f}: {there[f]!r} there, {config[f]!r} here" for f in LENGTH if there[f] != config[f]]
-    return list(dict.fromkeys(longer + differences(restored(there, DEFINITION), config)))
+    length = sorted(checks.LENGTH)
+    longer = [f"{f}: {there[f]!r} there, {here[f]!r} here" for f in length if there[f] != here[f]]
+    return longer or checks.differences(there, here)

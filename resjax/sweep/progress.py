@@ -1,121 +1,206 @@
 """What a sweep tells while it runs: a live table on a terminal, a line for every event elsewhere."""
 
+import heapq
+import os
+import statistics
 import sys
 import time
+from collections.abc import Iterable
 from types import TracebackType
 
 from tqdm import tqdm
 
-from resjax.config import network
 from resjax.errors import INTERRUPTED
 from resjax.models import counts
 from resjax.sweep.plan import Run
 
 REFRESH_SECONDS = 1.0
+NAME_WIDTH = 18  # longer names lose their middle
+
+
+class Attempt:
+    """One run in the works: when it started, and the steps that its log was seen to reach.
+
+    A log tells of steps now and then, so the first that is seen stands for the start-up and some steps; pace is
+    what follows.
+    """
+
+    def __init__(self, now: float, step: int) -> None:
+        self.start = self.first = self.last = (now, step)
+
+    def see(self, now: float, step: int) -> None:
+        if step > self.last[1]:
+            self.first = (now, step) if self.first == self.start else self.first
+            self.last = now, step
 
 
 class Progress:
-    """Counts runs by what became of them and estimates the time left from the arithmetic that is done.
+    """Counts runs by what became of them and estimates the time left.
+
+    Start-up (imports, compilation) and pace are measured apart. A step of a deep network takes longer: pace is in
+    multiply-adds a second.
 
     Args:
-      steps: the length of every run that is still to be done.
-      finished: how many runs were finished before.
+      runs: all that are wanted, finished ones too.
       jobs: how many run at a time.
     """
 
-    def __init__(self, steps: dict[Run, int], finished: int, jobs: int) -> None:
-        self._steps = steps
-        # A step of a deep network takes longer: runs are weighed by their multiply-adds.
-        self._weight = {r: s * r.config.batch_size * counts.total(network(r.config)).macs for r, s in steps.items()}
-        self._reached = {run: run.step() / steps[run] for run in steps}
-        self._total = sum(w * (1 - self._reached[r]) for r, w in self._weight.items())
-        self._state = {run: "waiting" for run in steps}
-        self._finished, self._jobs = finished, jobs
+    def __init__(self, runs: Iterable[Run], jobs: int) -> None:
+        self._state: dict[Run, str] = {}
+        self._steps: dict[Run, int] = {}
+        self._at: dict[Run, int] = {}  # the step that is reached
+        for run in runs:
+            summary = run.summary()
+            self._state[run] = "done" if summary else "waiting"
+            self._steps[run] = summary["steps"] if summary else run.steps
+            self._at[run] = summary["steps"] if summary else min(run.step(), run.steps)
+        self._attempts: dict[Run, Attempt] = {}
+        self._jobs = jobs
         self._live = sys.stderr.isatty()
-        self._bars: dict[int, tqdm] = {}
-        self._began = self._drawn = time.monotonic()
+        self._drawn = time.monotonic()
+        self._lines = 0  # of the live table; the cursor waits below it
 
     def __enter__(self) -> "Progress":
-        if self._live:
-            layout = "{desc} |{bar}| {percentage:3.0f} %{postfix}"
-            self._bars = {i: tqdm(position=i, bar_format=layout, total=1.0) for i in range(self._jobs + 1)}
         self._draw()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for bar in reversed(self._bars.values()):
-            bar.leave = False
-            bar.close()
+        print(self._erased(), end="", file=sys.stderr, flush=True)
 
     def started(self, run: Run) -> None:
         """A run has started, or goes on."""
         self._state[run] = "running"
+        self._attempts[run] = Attempt(time.monotonic(), run.step())
         at = f" from step {run.step()}" if run.step() else ""
-        self._say(f"start   {run.name}{at}, log {run.log}")
+        self.say(f"start   {run.name}{at}, log {run.log}")
 
     def ended(self, run: Run, code: int) -> None:
         """A run has ended with an exit code."""
         summary, what = run.summary(), run.error()
         if summary:
             self._state[run] = "done"
+            self._see(run, self._steps[run])
             what = f"test error {100 * (1 - summary['test_accuracy']):.2f} %, {summary['seconds']:.0f} s"
         else:
             self._state[run] = "interrupted" if code == INTERRUPTED else "failed"
-        self._say(f"{self._state[run]:<7} {run.name}  {what}\n        {self.counts()}")
+        counts = "" if self._live else f"\n        {self.counts()}"  # the live table has them
+        self.say(f"{self._state[run]:<7} {run.name}  {what}{counts}")
 
     def update(self) -> None:
-        """Draws the live table anew, once a second."""
-        if self._live and time.monotonic() - self._drawn > REFRESH_SECONDS:
+        """Looks where the runs are, and draws the live table anew, once a second."""
+        if time.monotonic() - self._drawn > REFRESH_SECONDS:
             self._drawn = time.monotonic()
+            for run in self._running():
+                self._see(run, run.step())
             self._draw()
 
     def counts(self) -> str:
-        """How many runs are done, running, failed and waiting, and the time left."""
-        n = {state: list(self._state.values()).count(state) for state in ("done", "running", "failed", "waiting")}
-        n["done"] += self._finished
-        left = tqdm.format_interval(seconds) if (seconds := self._seconds_left()) is not None else "?"
-        return ", ".join(f"{count} {state}" for state, count in n.items()) + f"; about {left} left"
+        """How many runs are done and failed, and the time left."""
+        states = list(self._state.values())
+        text = f"{states.count('done')} of {len(states)} done"
+        text += "".join(f", {n} {state}" for state in ("failed", "interrupted") if (n := states.count(state)))
+        seconds = self.seconds_left()
+        return f"{text}, about {tqdm.format_interval(seconds)} left" if seconds else text
+
+    def share(self) -> float:
+        """How much of all the runs is behind us, from 0 to 1, in multiply-adds; failed runs are behind us."""
+        total = sum(self._work(run, self._steps[run]) for run in self._state)
+        left = sum(self._left(run) for run in self._state)
+        return 1 - left / total if total else 1.0
 
     def interrupted(self) -> bool:
         """True if a run was stopped before its end, or never started."""
         return any(state in ("interrupted", "waiting") for state in self._state.values())
 
-    def _part(self, run: Run) -> float:
-        """How much of a run is behind it, from 0 to 1."""
-        if self._state[run] in ("done", "failed"):
-            return 1.0
-        return min(1.0, run.step() / self._steps[run]) if self._state[run] == "running" else self._reached[run]
-
-    def _done(self) -> float:
-        return sum(w * (self._part(run) - self._reached[run]) for run, w in self._weight.items())
-
-    def _seconds_left(self) -> float | None:
-        done = self._done()
-        if done <= 0:
+    def seconds_left(self) -> float | None:
+        """The time until the last run ends; None if no run has shown its pace yet, or the sweep stops before."""
+        if "interrupted" in self._state.values():
             return None
-        return (time.monotonic() - self._began) * (self._total - done) / done
+        now, attempts = time.monotonic(), self._attempts.items()
+        moving = {run: a for run, a in attempts if a.last != a.first}
+        seconds = sum(a.last[0] - a.first[0] for a in moving.values())
+        pace = (
+            sum(self._work(run, a.last[1] - a.first[1]) for run, a in moving.items()) / seconds if seconds else 0.0
+        )
 
-    def _draw(self) -> None:
+        def stepping(work: float) -> float:
+            return work / pace if pace else 0.0
+
+        seen = {run: a for run, a in attempts if a.first != a.start}
+        if not seen or not (pace or any(self._state[run] == "done" for run in seen)):
+            return None
+        start_up = statistics.fmean(
+            max(0.0, a.first[0] - a.start[0] - stepping(self._work(run, a.first[1] - a.start[1])))
+            for run, a in seen.items()
+        )
+        free = [0.0] * self._jobs  # when each job takes its next run
+        for run in self._running():
+            attempt = self._attempts[run]
+            left = stepping(self._left(run)) + (0.0 if run in seen else start_up)
+            heapq.heapreplace(free, max(0.0, left - (now - attempt.last[0])))
+        for run, state in self._state.items():
+            if state == "waiting":
+                heapq.heapreplace(free, free[0] + start_up + stepping(self._left(run)))
+        return max(free)
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self._draw(text + "\n")
+
+    def _running(self) -> list[Run]:
+        return [run for run, state in self._state.items() if state == "running"]
+
+    def _see(self, run: Run, step: int) -> None:
+        self._at[run] = min(step, self._steps[run])
+        if run in self._attempts:
+            self._attempts[run].see(time.monotonic(), self._at[run])
+
+    def _work(self, run: Run, steps: int) -> float:
+        """The multiply-adds of so many steps."""
+        return float(steps * run.config.batch_size * counts.total(run.spec).macs)
+
+    def _left(self, run: Run) -> float:
+        if self._state[run] in ("done", "failed"):
+            return 0.0
+        return self._work(run, self._steps[run] - self._at[run])
+
+    def _erased(self) -> str:
+        """What takes the live table away, and what the terminal wrote where the cursor waits, such as ^C."""
+        lines, self._lines = self._lines, 0
+        return f"\r\x1b[{lines}A\x1b[J" if lines else ""
+
+    def _draw(self, above: str = "") -> None:
+        """Writes `above` and, on a terminal, the live table below it, in one piece: nothing flickers."""
         if not self._live:
+            print(above, end="", file=sys.stderr, flush=True)
             return
-        running = [run for run, state in self._state.items() if state == "running"]
-        lines = [("all runs", self._done() / self._total if self._total else 1.0, self.counts())]
-        lines += [
-            (run.name, self._part(run), f"step {run.step()}/{self._steps[run]}") for run in running[: self._jobs]
+        columns, lines = os.get_terminal_size(sys.stderr.fileno())
+        rows = [("all runs", self.share(), self.counts())]
+        rows += [
+            (shorten(run.name), self._at[run] / self._steps[run], f"step {self._at[run]:,} of {self._steps[run]:,}")
+            for run in self._running()[: (lines or 24) - 2]
         ]
-        lines += [("", 0.0, "")] * (self._jobs + 1 - len(lines))
-        width = max(len(name) for name, _, _ in lines)
-        for bar, (name, part, text) in zip(self._bars.values(), lines, strict=True):
-            bar.n = min(1.0, part)
-            bar.set_description_str(name.ljust(width), refresh=False)
-            bar.postfix = text
-            bar.refresh()
+        names, notes = max(len(name) for name, _, _ in rows), max(len(note) for _, _, note in rows)
+        # One column stays free: a full line would break into two.
+        text = "".join(
+            line(name.ljust(names), part, note.ljust(notes), (columns or 80) - 1) + "\n"
+            for name, part, note in rows
+        )
+        print(self._erased() + above + text, end="", file=sys.stderr, flush=True)
+        self._lines = len(rows)
 
-    def _say(self, text: str) -> None:
-        if self._live:
-            tqdm.write(text, file=sys.stderr)
-            self._draw()
-        else:
-            print(text, file=sys.stderr, flush=True)
+
+def line(name: str, part: float, note: str, columns: int) -> str:
+    """`name  45 % |████      | note`, not wider than `columns`."""
+    bar = "{desc} {percentage:3.0f} % |{bar}| " + note
+    return tqdm.format_meter(min(1.0, part), 1.0, 0.0, ncols=columns, bar_format=bar, prefix=name)
+
+
+def shorten(name: str) -> str:
+    """At most `NAME_WIDTH` characters of a name: its beginning, and its end with the seed."""
+    if len(name) <= NAME_WIDTH:
+        return name
+    head = NAME_WIDTH - 10
+    return f"{name[:head]}…{name[-9:]}"

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from resjax import files
 from resjax.errors import NON_FINITE
-from resjax.files import write_json
 from resjax.sweep.plan import Run
 
 
@@ -21,7 +21,7 @@ class Result:
     """
 
     name: str
-    params: int
+    params: int | None
     data: str
     summaries: dict[int, dict[str, Any]]  # by seed, of finished runs
     failed: int
@@ -32,6 +32,11 @@ class Result:
     def n(self) -> int:
         """Finished runs."""
         return len(self.summaries)
+
+    @property
+    def steps(self) -> int | None:
+        """The length of the finished runs; None if there is none."""
+        return next((summary["steps"] for summary in self.summaries.values()), None)
 
     @property
     def seeds(self) -> list[int]:
@@ -61,7 +66,8 @@ class Result:
         row: dict[str, Any] = {"name": self.name, "n": self.n, "failed": self.failed}
         for measure in ("test_error", "train_error"):
             row[f"{measure}_mean"], row[f"{measure}_std"] = spread(getattr(self, measure))
-        return row | {"params": self.params, "seconds": spread(self.seconds)[0], "error": self.error}
+        row |= {"params": self.params, "steps": self.steps, "seconds": spread(self.seconds)[0]}
+        return row | {"error": self.error}
 
 
 def collect(runs: Iterable[Run]) -> list[Result]:
@@ -86,23 +92,30 @@ def show(values: Sequence[float]) -> str:
     return f"{mean:.2f}" if std is None else f"{mean:.2f} ± {std:.2f}"
 
 
+def whole(value: float | None) -> str:
+    """A whole number with commas; empty for None."""
+    return "" if value is None else f"{value:,.0f}"
+
+
 def write(runs: list[Run], workdir: Path) -> str:
     """Writes the tables and the plot of what is there so far, and returns the table in Markdown."""
     results = collect(runs)
     total, finished = len(runs), sum(result.n for result in results)
     head = (
-        f"{finished} of {total} runs are finished. Errors in percent, mean ± sample standard deviation over n "
-        "seeds; training errors are of the last interval between evaluations, with augmentation."
+        f"{finished} of {total} runs are finished. Errors in percent, mean ± sample standard\n"
+        "deviation over n seeds; training errors are of the last interval between\n"
+        "evaluations, with augmentation."
     )
-    columns = ["run", "n", "test error", "training error", "parameters", "seconds", "error"]
+    columns = ["run", "n", "test error", "training error", "parameters", "steps", "seconds", "error"]
     rows = [
         [
-            *(result.name, str(result.n), show(result.test_error), show(result.train_error), f"{result.params:,}"),
-            f"{spread(result.seconds)[0]:.0f}" if result.n else "",
-            result.error,
+            *(result.name, str(result.n), show(result.test_error), show(result.train_error)),
+            *(whole(result.params), whole(result.steps), whole(spread(result.seconds)[0]), result.error),
         ]
         for result in results
     ]
+    if not any(result.error for result in results):
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
     json_rows = [
         result.row() | {"seeds": result.seeds, "test_errors": result.test_error, "train_errors": result.train_error}
         for result in results
@@ -128,7 +141,7 @@ def write_tables(
     writer.writeheader()
     writer.writerows(csv_rows)
     (workdir / "table.csv").write_text(text.getvalue())
-    write_json(workdir / "table.json", {"head": head, "rows": json_rows})
+    files.write_json(workdir / "table.json", {"head": head, "rows": json_rows})
     return table
 
 
@@ -141,10 +154,11 @@ def markdown(columns: list[str], rows: list[list[str]]) -> str:
 
 
 def plot(results: Sequence[Result], path: Path) -> None:
-    """Every run's test error as a point, and mean ± standard deviation as a bar beside them; writes a PNG."""
+    """Every run's test error as a point, and mean ± standard deviation as a bar above them; writes a PNG."""
     from resjax.analysis.figure import panels  # matplotlib takes a second to import
 
-    with panels(path, 1, 1, (7, 1.2 + 0.4 * len(results))) as [[axes]]:
+    caption = f"{about(results)}; points are runs, bars mean ± sample standard deviation over n seeds"
+    with panels(path, 1, 1, (7, 1.5 + 0.4 * len(results)), caption) as [[axes]]:
         for y, result in enumerate(results):
             mean, std = spread(result.test_error)
             if mean is not None:
@@ -152,6 +166,17 @@ def plot(results: Sequence[Result], path: Path) -> None:
                 axes.plot(result.test_error, [y + 0.2] * result.n, "o", ms=4, alpha=0.6, color=f"C{y % 10}")
         axes.set_yticks(range(len(results)), [f"{result.name} (n={result.n})" for result in results])
         axes.set(xlabel="test error (%)", ylim=(len(results) - 0.5, -0.5))
+
+
+def about(results: Iterable[Result]) -> str:
+    """Data and length of the finished runs, once for all that are alike: `digits, 561 steps`."""
+    by_length: dict[str, list[str]] = {}
+    for result in results:
+        if result.steps:
+            by_length.setdefault(f"{result.data}, {result.steps:,} steps", []).append(result.name)
+    if len(by_length) < 2:
+        return next(iter(by_length), "nothing is finished")
+    return "; ".join(f"{', '.join(names)}: {length}" for length, names in by_length.items())
 
 
 def _result(name: str, runs: list[Run]) -> Result:

@@ -11,22 +11,25 @@ class Preempted(Exception):
 
 
 class StopRequest:
-    """While entered, remembers in `requested` that a signal came, for the loop to see between two steps."""
+    """While entered, remembers in `requested` that a signal came, for the loop to see between two steps.
+
+    Args:
+      message: what the first signal says on stderr at once; empty: nothing.
+    """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-    def __init__(self) -> None:
+    def __init__(self, message: str = "saving and stopping after this step (again: leave at once)") -> None:
         self.requested = False
+        self._message = message
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
             os._exit(128 + number)
         self.requested = True
-        name = signal.Signals(number).name
-        # Written without locks: a print here could interrupt a print.
-        os.write(
-            sys.stderr.fileno(), f"\n{name}: saving and stopping after this step (again: leave at once)\n".encode()
-        )
+        if self._message:
+            # Written without locks: a print here could interrupt a print.
+            os.write(sys.stderr.fileno(), f"\n{signal.Signals(number).name}: {self._message}\n".encode())
 
     def __enter__(self) -> "StopRequest":
         self._before = {number: signal.signal(number, self._handle) for number in self.SIGNALS}

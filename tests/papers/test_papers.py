@@ -18,7 +18,7 @@ CIFAR_TABLES = [name for name, table in TABLES.items() if table.data == ("cifar1
 
 
 @pytest.fixture
-def finish(monkeypatch):
+def finish(data_sets, monkeypatch):
     """Runs end at once: `errors` maps a row's run to its test error in percent by seed, or to an exit code."""
     errors = {}
 
@@ -43,7 +43,6 @@ def finish(monkeypatch):
             changed()
 
     monkeypatch.setattr(local, "execute", execute)
-    monkeypatch.setattr("resjax.sweep.conduct.check_data", lambda runs: dict.fromkeys(runs, 4))
     return errors
 
 
@@ -123,11 +122,11 @@ def test_a_budget_of_epochs():
 
 
 @pytest.mark.parametrize("name", CIFAR_TABLES)
-def test_rows_on_the_digits_are_the_same_networks(name, tmp_path):
+def test_rows_on_the_digits_are_the_same_networks(name, data_sets, tmp_path):
     on = {data: sweep(TABLES[name], data, 1) for data in ("cifar10", "digits")}
     networks = {}
     for data, (whole, taken) in on.items():
-        configs = {run.variant: run.config for run in plan(whole, tmp_path)}
+        configs = {run.variant: run.resolved for run in plan(whole, tmp_path)}
         networks[data] = {row.name: configs[taken[row.name]].model.to_dict() for row in TABLES[name].rows}
     for row, there in networks["cifar10"].items():
         ours = {"input_size": 8, "input_channels": 1, "bn_group": 0, "num_classes": 10}
@@ -136,7 +135,7 @@ def test_rows_on_the_digits_are_the_same_networks(name, tmp_path):
 
 def test_imagenet_networks_on_the_digits(tmp_path):
     whole, taken = sweep(TABLES["v1-table3"], "digits", 1)
-    config = next(run.config for run in plan(whole, tmp_path) if run.variant == taken["resnet-34-C"])
+    config = next(run.resolved for run in plan(whole, tmp_path) if run.variant == taken["resnet-34-C"])
     assert (config.data.name, config.model.units, config.model.shortcut) == ("digits", (3, 4, 6, 3), "C")
     assert (config.model.stem, config.model.input_size, config.model.num_classes) == ("conv7", 8, 10)
 
@@ -150,10 +149,13 @@ def test_the_table(finish, tmp_path, capsys):
     cells = {line.split(" | ")[0].strip("| "): [c.strip() for c in line.split("|")] for line in table.splitlines()}
     assert cells["original"][2:5] == ["6.61", "7.00 ± 1.00 (3)", "1,727,962"]
     assert cells["exclusive gating, b_g = 0 to -5"][2:4] == ["fail", "46.33 ± 38.21 (3)"]  # half the schedule
-    assert cells["exclusive gating, b_g = 0 to -5"][5] == "run with b_g = -5, the nearest to one that works"
+    assert cells["exclusive gating, b_g = 0 to -5"][5:7] == [
+        "1",
+        "run with b_g = -5, the nearest to one that works",
+    ]
     assert cells["dropout shortcut, rate 0.5"][3] == "fail 10.00 (1)"
-    assert cells["dropout shortcut, rate 0.5"][5].endswith("2 diverged")
-    assert cells["shortcut-only gating, b_g = -6"][2:5] == ["6.91", "", "1,824,186"]  # not run: empty
+    assert cells["dropout shortcut, rate 0.5"][6].endswith("2 diverged")
+    assert cells["shortcut-only gating, b_g = -6"][2:6] == ["6.91", "", "1,824,186", ""]  # not run: empty
     head = table.partition("| row")[0]
     assert "Budget: 0.5; every schedule is cut" in head
     assert "python -m resjax.papers v2-table1 --rows=original,exclusive-5,dropout" in head
@@ -184,6 +186,15 @@ def test_fail_is_a_median_above_20_percent_after_the_whole_schedule(finish, tmp_
     table = (tmp_path / "W/table.md").read_text()
     assert "| fail 46.33 ± 38.21 (3) |" in table
     assert "| 18.67 ± 11.50 (3) " in table
+
+
+@pytest.mark.parametrize(
+    ("error", "words"), [(20.0, "20.00 (1)"), (20.1, "fail 20.10 (1)"), (24.0, "fail 24.00 (1)")]
+)
+def test_fail_is_above_20_percent(error, words, finish, tmp_path):
+    finish |= {"original": [error]}
+    main(["v2-table1", "--rows=original", "--seeds=1", f"--workdir={tmp_path / 'W'}"])
+    assert f"| {words} " in (tmp_path / "W/table.md").read_text()
 
 
 def test_a_failure_on_other_data_is_a_number(finish, tmp_path):

@@ -120,10 +120,10 @@ def test_a_data_set_that_is_missing(sweep_file, workdir, tmp_path):
     ("overrides", "message"),
     [
         ({"model.num_classes": 100}, r"run 'bad': model.num_classes=100 but digits has 10"),
-        ({"model.input_size": 32}, r"run 'bad': model.input_size=32 but digits's images are 8x8"),
+        ({"model.input_size": 32}, r"run 'bad': model.input_size=32 but digits has 8"),
         ({"data.augment": "crop_flp"}, r"run 'bad': data.augment='crop_flp' is unknown; did you mean crop_flip"),
         ({"data.train_split": "trai"}, r"run 'bad': data.train_split='trai'"),
-        ({"schedule.warmup": "linear", "schedule.warmup_steps": 9}, r"run 'bad': schedule.warmup lasts 9 steps"),
+        ({"schedule.warmup": "linear", "schedule.warmup_steps": 9}, r"run 'bad': schedule.warmup_steps=9"),
     ],
 )
 def test_runs_that_do_not_fit_their_data(overrides, message, sweep_file, workdir):

@@ -5,9 +5,10 @@ import json
 
 import pytest
 
+from resjax.analysis import figure
 from resjax.sweep import Sweep
 from resjax.sweep.plan import plan
-from resjax.sweep.results import markdown, spread, write
+from resjax.sweep.results import Result, about, markdown, spread, write
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def runs(tmp_path):
             run.workdir.mkdir(parents=True)
             (run.workdir / "config.json").write_text(json.dumps({"total_epochs": 50.0}))
             summary = {"test_accuracy": accuracy[run.name], "train_accuracy": 0.75, "seconds": 10.0 + run.seed}
-            (run.workdir / "summary.json").write_text(json.dumps(summary | {"steps": 1, "state_digest": "0"}))
+            (run.workdir / "summary.json").write_text(json.dumps(summary | {"steps": 22, "state_digest": "0"}))
     return found
 
 
@@ -39,16 +40,45 @@ def test_the_three_tables_agree(runs, tmp_path):
     table = write(runs, tmp_path)
     assert table == (tmp_path / "table.md").read_text()
     assert table.startswith("4 of 6 runs are finished.")
-    assert "| A   | 3 | 7.00 ± 3.61 | 25.00 ± 0.00   | 75,002     | 11      |" in table
-    assert "| B   | 1 | 50.00       | 25.00          | 77,754     | 11      |" in table
+    assert "| A   | 3 | 7.00 ± 3.61 | 25.00 ± 0.00   | 75,002     | 22    | 11      |\n" in table
+    assert "| B   | 1 | 50.00       | 25.00          | 77,754     | 22    | 11      |\n" in table
     with (tmp_path / "table.csv").open() as file:
         a, b = csv.DictReader(file)
     assert (float(a["test_error_mean"]), b["test_error_std"], b["params"]) == (pytest.approx(7.0), "", "77754")
+    assert (a["steps"], a["error"]) == ("22", "")
 
 
 def test_nothing_has_run(tmp_path):
     runs = plan(Sweep("configs/digits.py:v1-8", {"A": {}}), tmp_path)
-    assert "| A   | 0 |            |                | 75,002     |         |       |" in write(runs, tmp_path)
+    assert "| A   | 0 |            |                | 75,002     |       |         |\n" in write(runs, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [
+        ({}, "nothing is finished"),
+        ({"A": 22, "B": 22}, "digits, 22 steps"),
+        ({"A": 22, "B": 1220, "C": None}, "A: digits, 22 steps; B: digits, 1,220 steps"),
+    ],
+)
+def test_the_caption_says_data_and_length(lengths, expected):
+    results = [
+        Result(name, 1, "digits", {0: {"steps": steps}} if steps else {}, 0, 0, "")
+        for name, steps in lengths.items()
+    ]
+    assert about(results) == expected
+
+
+def test_the_plot_has_its_caption(runs, tmp_path, monkeypatch):
+    captions, drawn = [], figure.panels
+
+    def panels(path, rows, columns, size, caption):
+        captions.append(caption)
+        return drawn(path, rows, columns, size, caption)
+
+    monkeypatch.setattr(figure, "panels", panels)
+    write(runs, tmp_path)
+    assert captions == ["digits, 22 steps; points are runs, bars mean ± sample standard deviation over n seeds"]
 
 
 def test_spread():
