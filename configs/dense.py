@@ -21,8 +21,6 @@ def get_config(network: str = "v1-21") -> ConfigDict:
     c.log_every_steps = 50
 
     c.data.name = "digits"
-    c.data.augment = "crop"
-    c.data.pad = 1
 
     c.schedule.name = "cosine"
     c.schedule.warmup = "linear"

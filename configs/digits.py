@@ -21,9 +21,6 @@ def get_config(network: str = "v1-20") -> ConfigDict:
     c.log_every_steps = 20
 
     c.data.name = "digits"
-    c.data.augment = "crop"  # shifts by up to a pixel; mirrored digits are not digits
-    c.data.pad = 1
-    c.data.normalize = "channel"
 
     # Chosen on the last fifth of the training split, three seeds each; never on the test split.
     c.optimizer.weight_decay = 2e-3

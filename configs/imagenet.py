@@ -25,9 +25,6 @@ def get_config(network: str = "v1-50") -> ConfigDict:
 
     c.data.name = "imagenet2012"
     c.data.test_split = "validation"
-    c.data.augment = "resized_crop_flip"
-    c.data.normalize = "channel"
-    c.data.image_size = 224
     c.data.workers = 8
 
     c.model.bn_group = 32

@@ -3,7 +3,7 @@
 Prints one JSON object. Measured, on the first batch of the config's own data, in rounds that take turns:
 
   step_seconds       median of single training steps on a batch that lies on the device, each waited for
-  loop_step_seconds  a step of the real training loop, input and logs included, evaluation and checkpoints not;
+  loop_step_seconds  a step of the training loop itself, input and logs included, evaluation and checkpoints not;
                      `loop_overhead` compares it with steps that are also waited for only at the end
   pytorch_...        where PyTorch is importable: single steps of the same network, weights and batch, each waited
                      for; `ratio_to_pytorch` above 1 says that resjax is faster
@@ -29,22 +29,20 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
 import resjax
-from resjax import cli
-from resjax.checks import validate, validate_data
-from resjax.config import Durations, durations
-from resjax.data.loader import Batches, Dataset, open_dataset
-from resjax.errors import INTERRUPTED, BadInput
+from resjax import cli, experiment, files
+from resjax.errors import BadInput
 from resjax.evaluation.evaluate import Batch
-from resjax.files import read_lines, write_json
 from resjax.models import counts, scan
-from resjax.models.spec import Spec
-from resjax.train.loop import NonFiniteLoss, train
-from resjax.train.preemption import Preempted
-from resjax.train.program import Program, build
+from resjax.train.log import RunLog
+from resjax.train.loop import Experiment, fit
+from resjax.train.preemption import StopRequest
+from resjax.train.program import Program
+from resjax.train.progress import NonFinite, Progress
 
 ROUNDS = 3
 Step = Callable[[], object]  # takes one training step and waits for it
@@ -69,13 +67,11 @@ def main(argv: list[str]) -> int:
         cli.use_compilation_cache()
     try:
         result = benchmark(values.config, values.steps, values.pytorch, BEGAN)
-    except NonFiniteLoss as error:
+    except NonFinite as error:
         raise BadInput(f"the recipe diverges within {values.steps} steps: {error}") from error
-    except Preempted:
-        return INTERRUPTED
     print(json.dumps(result, indent=2))
     if values.out:
-        write_json(Path(values.out), result)
+        files.write_json(Path(values.out), result)
     return 0
 
 
@@ -89,34 +85,29 @@ def benchmark(config: ConfigDict, steps: int, pytorch: bool = True, began: float
 
     Raises:
       BadInput: for a config that cannot train.
-      NonFiniteLoss: if it diverges meanwhile.
+      NonFinite: if it diverges meanwhile.
     """
     began = time.monotonic() if began is None else began
     load = os.getloadavg()[0]  # of others: taken before our own work
-    spec = validate(config, jax.device_count())
-    dataset = open_dataset(**config.data)
-    validate_data(config, spec, dataset.image_shape, dataset.num_classes)
-    plan = durations(config, dataset.train_size)
-    program = build(config, spec, plan)
-    with closing(dataset.train(config.batch_size, config.seed)) as batches:
-        batch = program.place(next(batches))
+    run = experiment.open(config)
+    config, spec = run.config, run.spec
+    with closing(run.dataset.train(config.batch_size, config.seed)) as batches:
+        batch = run.program.place(next(batches))
 
     hits: list[str] = []
     jax.monitoring.register_event_listener(lambda event, **_: hits.append(event) if "cache_hits" in event else None)
     compiling = time.perf_counter()
-    compiled = program.train_step.lower(program.abstract, batch).compile()  # type: ignore[attr-defined]
+    seed = np.uint32(config.seed)
+    compiled = run.program.train_step.lower(run.program.abstract, batch, seed).compile()  # type: ignore[attr-defined]
     compile_seconds, cached = time.perf_counter() - compiling, bool(hits)
-    program = dataclasses.replace(program, train_step=compiled)
-    bare = BareStep(program, batch)
+    run = dataclasses.replace(run, program=dataclasses.replace(run.program, train_step=compiled))
+    bare = BareStep(run, batch)
     bare()
     first_step_seconds = time.monotonic() - began
 
-    def loop(n: int) -> tuple[float, float]:
-        return in_loop(config, spec, plan, dataset, program, n)
-
-    loop(1)  # compiles what surrounds the step
+    in_loop(run, 1)  # compiles what surrounds the step
     memory, memory_of = peak_memory()  # before PyTorch comes in
-    other, notes = twin_step(config, spec, program, batch) if pytorch else (None, ["PyTorch was not asked for"])
+    other, notes = twin_step(run, batch) if pytorch else (None, ["PyTorch was not asked for"])
 
     each = -(-steps // ROUNDS)
     own, torch, looped, waits, overheads = [], [], [], [], []
@@ -124,7 +115,7 @@ def benchmark(config: ConfigDict, steps: int, pytorch: bool = True, began: float
         own += single_steps(bare, each)
         torch += single_steps(other, each) if other else []
         unwaited = bare.run(each)
-        seconds, wait = loop(each)
+        seconds, wait = in_loop(run, each)
         looped.append(seconds)
         waits.append(wait)
         overheads.append(seconds / unwaited - 1)
@@ -137,7 +128,7 @@ def benchmark(config: ConfigDict, steps: int, pytorch: bool = True, began: float
         "macs": total.macs,
         "dtype": spec.dtype,
         "batch_size": config.batch_size,
-        **machine(program),
+        **machine(run.program),
         "load_average": load,
         "steps": each * ROUNDS,
         "compile_seconds": compile_seconds,
@@ -169,19 +160,20 @@ def benchmark(config: ConfigDict, steps: int, pytorch: bool = True, began: float
 class BareStep:
     """The compiled training step and nothing else, on one batch that lies on the device."""
 
-    def __init__(self, program: Program, batch: Batch) -> None:
-        self._step, self._batch, self._state = program.train_step, batch, program.init()
+    def __init__(self, run: Experiment, batch: Batch) -> None:
+        self._step, self._batch, self._seed = run.program.train_step, batch, np.uint32(run.config.seed)
+        self._state = run.program.init(self._seed)
 
     def __call__(self) -> None:
         """Takes a step and waits for it."""
-        self._state, _ = jax.block_until_ready(self._step(self._state, self._batch))
+        self._state, _ = jax.block_until_ready(self._step(self._state, self._batch, self._seed))
 
     def run(self, n: int) -> float:
         """Seconds a step, of `n` steps that are waited for at the end, as the loop waits."""
         self()
         began = time.perf_counter()
         for _ in range(n):
-            self._state, _ = self._step(self._state, self._batch)
+            self._state, _ = self._step(self._state, self._batch, self._seed)
         jax.block_until_ready(self._state)
         return (time.perf_counter() - began) / n
 
@@ -195,33 +187,23 @@ def single_steps(step: Step, n: int) -> list[float]:
     return [after - before for before, after in itertools.pairwise(marks)]
 
 
-def in_loop(
-    config: ConfigDict, spec: Spec, plan: Durations, dataset: Dataset, program: Program, n: int
-) -> tuple[float, float]:
-    """Seconds a step, and the share of them spent waiting for input, of `n` steps of `resjax.train.train`."""
-    short = dataclasses.replace(plan, total=n + 1, eval_every=n + 1, checkpoint_every=n + 1)
-    barely_evaluated = OneBatch(**vars(dataset))
+def in_loop(run: Experiment, n: int) -> tuple[float, float]:
+    """Seconds a step, and the share of them spent waiting for input, of `n` steps of the training loop itself."""
+    durations = dataclasses.replace(run.durations, total=n + 1)
+    short = dataclasses.replace(run, durations=durations, evaluations=())
+    progress = Progress()
     with (
         tempfile.TemporaryDirectory() as folder,
         open(os.devnull, "w") as silence,
         redirect_stderr(silence),
+        closing(RunLog(Path(folder), 0, durations.total)) as log,
     ):
-        summary = train(config, spec, short, barely_evaluated, Path(folder), program)
-        records = [r for r in read_lines(Path(folder) / "metrics.jsonl") if "input_wait" in r]
-    times = [1 / r["images_per_second"] for r in records]
-    wait = sum(t * r["input_wait"] for t, r in zip(times, records, strict=True)) / sum(times)
-    return config.batch_size / summary["images_per_second"], wait
+        fit(short, run.program.init(np.uint32(run.config.seed)), progress, log, None, StopRequest())
+    clock = progress.clock
+    return clock.seconds / clock.steps, clock.waited / clock.seconds
 
 
-class OneBatch(Dataset):
-    """A data set of which only the first batch is evaluated: the loop's evaluation is not what is measured."""
-
-    def evaluate(self, split: str, batch_size: int) -> Batches:
-        with closing(super().evaluate(split, batch_size)) as batches:
-            return [next(batches)]  # type: ignore[return-value]
-
-
-def twin_step(config: ConfigDict, spec: Spec, program: Program, batch: Batch) -> tuple[Step | None, list[str]]:
+def twin_step(run: Experiment, batch: Batch) -> tuple[Step | None, list[str]]:
     """The same training step in PyTorch, if it can be had, and what there is to say about it."""
     if importlib.util.find_spec("torch") is None:
         return None, ["PyTorch is not installed"]
@@ -230,6 +212,7 @@ def twin_step(config: ConfigDict, spec: Spec, program: Program, batch: Batch) ->
     from resjax import torch_twin
 
     device = "cuda" if jax.default_backend() == "gpu" else "cpu"
+    config, spec, program = run.config, run.spec, run.program
     reasons = torch_twin.missing(spec, config)
     if program.mesh.size > 1:
         reasons.append(f"a mesh of {program.mesh.size} devices")
@@ -239,7 +222,7 @@ def twin_step(config: ConfigDict, spec: Spec, program: Program, batch: Batch) ->
         return None, [f"no PyTorch twin for: {', '.join(reasons)}"]
     torch.set_num_threads(threads())
     twin = torch_twin.Twin(spec)
-    state = scan.unroll(jax.device_get(program.init()))
+    state = scan.unroll(jax.device_get(program.init(np.uint32(config.seed))))
     torch_twin.copy({"params": state.params, "batch_stats": state.batch_stats}, twin)
     images, labels = jax.device_get((batch["image"], batch["label"]))
     try:

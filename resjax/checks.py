@@ -2,11 +2,13 @@
 
 import difflib
 import math
+from collections.abc import Collection
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from resjax.config import default, flatten, network, plain
+from resjax.data.resolve import PUBLISHED, Resolved, resolve
 from resjax.errors import BadInput, unknown
 from resjax.models.spec import Spec
 
@@ -104,42 +106,120 @@ def mesh_shape(config: ConfigDict, devices: int) -> tuple[int, int]:
     return data, fsdp
 
 
-def validate_data(config: ConfigDict, spec: Spec, image_shape: tuple[int, ...], classes: int) -> None:
-    """Checks that the network's input and output fit the data set.
+def resolved(config: ConfigDict, facts: Resolved) -> ConfigDict:
+    """A copy of `config` in which every field that it leaves to the data set has the set's value.
 
     Raises:
-      BadInput: naming the field of the model to change.
+      BadInput: naming the field of the model that does not fit the set.
+    """
+    config = sized(config, facts.image_shape, facts.num_classes)
+    for field in ("augment", "pad", "normalize", "image_size"):
+        config.data[field] = getattr(facts, field)
+    return config
+
+
+def sized(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> ConfigDict:
+    """A copy of `config` whose network has the input and the classes of a data set.
+
+    Args:
+      image_shape: (H, W, C) of the processed images.
+
+    Raises:
+      BadInput: naming the field of the model that is neither open nor right.
     """
     height, width, channels = image_shape
-    size = spec.input_size
-    if (height, width) != (size, size):
-        raise BadInput(
-            f"model.input_size={size} but {config.data.name}'s images are {height}x{width}: "
-            f"set model.input_size={height}"
-        )
-    if channels != spec.input_channels:
-        raise BadInput(
-            f"model.input_channels={spec.input_channels} but {config.data.name}'s images have {channels}: "
-            f"set model.input_channels={channels}"
-        )
-    if classes != spec.num_classes:
-        raise BadInput(
-            f"model.num_classes={spec.num_classes} but {config.data.name} has {classes}: "
-            f"set model.num_classes={classes}"
-        )
+    if height != width:
+        raise BadInput(f"data.name={config.data.name}: its images are {height}x{width}; set data.image_size")
+    config = config.copy_and_resolve_references()
+    for field, value in {"input_size": height, "input_channels": channels, "num_classes": num_classes}.items():
+        if config.model[field] not in (0, value):
+            raise BadInput(
+                f"model.{field}={config.model[field]} but {config.data.name} has {value}: "
+                f"set model.{field}={value}, or 0 to take what the data set has"
+            )
+        config.model[field] = value
+    return config
 
 
-FREE = ("name", "mesh", "log_every_steps", "checkpoint_every", "checkpoint_keep", "data.dir", "data.workers")
-LENGTH = ("total_steps", "total_epochs")  # free too, where the schedule does not depend on the end
-EXECUTION = ("model.scan", "model.remat")  # the same function
+def described(config: ConfigDict) -> ConfigDict:
+    """`sized` without opening the data: by the prepared set's description, or as the set is published.
+
+    Raises:
+      BadInput: for a set that is neither prepared nor known.
+    """
+    if all(config.model[field] for field in ("input_size", "input_channels", "num_classes")):
+        return config
+    data = config.data
+    if data.name in PUBLISHED:
+        height, width, channels, classes = PUBLISHED[data.name]
+        return sized(config, (data.image_size or height, data.image_size or width, channels), classes)
+    facts = resolve(**data)
+    return sized(config, facts.image_shape, facts.num_classes)
 
 
-def differences(saved: dict[str, Any], config: ConfigDict) -> list[str]:
-    """The fields in which `config` differs from a saved one that may not change in mid-run, as readable lines."""
-    free = FREE + EXECUTION + (LENGTH if config.schedule.name != "cosine" else ())
-    old, new = flatten(saved), flatten(plain(config))
-    return [
-        f"{key}: {old.get(key)!r} there, {new.get(key)!r} here"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not key.startswith(free)
-    ]
+def continued(saved: ConfigDict, config: ConfigDict) -> ConfigDict:
+    """A copy of `config` in which what it leaves to the data set is as it was when the run started."""
+    config = config.copy_and_resolve_references()
+    old, new = flatten(plain(saved)), flatten(plain(config))
+    for field, left_open in OPEN.items():
+        section, _, name = field.partition(".")
+        if new[field] in left_open and old[field] not in left_open:
+            config[section][name] = old[field]
+    return config
+
+
+# Fields that may change in mid-run: they do not change the result.
+FREE = {
+    "name",
+    "mesh.data",
+    "mesh.fsdp",
+    "log_every_steps",
+    "checkpoint_every_steps",
+    "checkpoint_every_epochs",
+    "checkpoint_keep",
+    "data.dir",
+    "data.workers",
+    "model.scan",
+    "model.remat",
+}
+LENGTH = {"total_steps", "total_epochs"}  # free too, where the schedule does not depend on the end
+# What may differ besides where a checkpoint is evaluated; everything else is the run's own.
+EVALUATION = {
+    "batch_size",
+    "data.name",
+    "data.dir",
+    "data.train_split",
+    "data.validation_split",
+    "data.test_split",
+}
+# Left open by these values, a field is what the data set has.
+OPEN: dict[str, tuple[Any, ...]] = {
+    "model.num_classes": (0,),
+    "model.input_channels": (0,),
+    "model.input_size": (0,),
+    "data.image_size": (0,),
+    "data.augment": (None,),
+    "data.pad": (None,),
+    "data.normalize": (None,),
+}
+
+
+def differences(saved: ConfigDict, config: ConfigDict, free: Collection[str] = FREE) -> list[str]:
+    """The fields in which `config` differs from the one that a run was saved with, as readable lines.
+
+    Left out are the fields of `free`, the length of training where the schedule does not depend on it, and what
+    either of the two leaves to the data set.
+    """
+    old, new = flatten(plain(saved)), flatten(plain(config))
+    lines = []
+    for field in old:
+        left_open = any(value in OPEN.get(field, ()) for value in (old[field], new[field]))
+        if old[field] == new[field] or field in free or left_open:
+            continue
+        why = ""
+        if field in LENGTH and free is FREE:
+            if config.schedule.name != "cosine":
+                continue
+            why = " (the cosine schedule depends on it; start a longer run in another --workdir, with init_from)"
+        lines.append(f"{field}: {old[field]!r} there, {new[field]!r} here{why}")
+    return lines

@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 from absl import flags
@@ -37,7 +37,7 @@ def run(command: Callable[[list[str]], int | None]) -> None:
 
 
 def parse(
-    argv: list[str], define: Callable[[flags.FlagValues], object], *, config: bool = True
+    argv: list[str], define: Callable[[flags.FlagValues], object], *, config: bool | Literal["optional"] = True
 ) -> flags.FlagValues:
     """Parses `argv` into the flags that `define` adds, and `--config` with its overrides into a config.
 
@@ -47,7 +47,7 @@ def parse(
     values = flags.FlagValues()
     flags.DEFINE_boolean("help", False, "Show this help.", flag_values=values, short_name="h")
     define(values)
-    overrides = [flag.removeprefix("--config.") for flag in argv if config and flag.startswith("--config.")]
+    assignments = overrides(argv) if config else []
     if config:
         help_ = "FILE[:SPEC]; then --config.FIELD=VALUE for any field of resjax.config."
         flags.DEFINE_string("config", None, help_, flag_values=values)
@@ -63,12 +63,17 @@ def parse(
         sys.exit(0)
     if rest:
         raise BadInput(f"{rest[0]!r} is not a flag: flags start with --")
-    if config:
+    if config and (values.config or config != "optional"):
         if not values.config:
             raise BadInput("--config is missing: give a file, such as --config=configs/digits.py")
         values.config = load_file(values.config)
-        override(values.config, overrides)
+        override(values.config, assignments)
     return values
+
+
+def overrides(argv: list[str]) -> list[str]:
+    """The FIELD=VALUE of every `--config.FIELD=VALUE`."""
+    return [flag.removeprefix("--config.") for flag in argv if flag.startswith("--config.")]
 
 
 def load_file(file_and_spec: str) -> ConfigDict:

@@ -44,9 +44,10 @@ def default(model: Spec | None = None) -> ConfigDict:
     c.data.train_split = "train"
     c.data.validation_split = ""  # such as train[45000:]; the only split that may select anything
     c.data.test_split = "test"
-    c.data.augment = "crop_flip"  # none | crop | crop_flip | resized_crop_flip
-    c.data.pad = 4  # pixels of zero padding before the random crop
-    c.data.normalize = "pixel_mean"  # pixel_mean | channel
+    # What is usual for the set, unless it is given here.
+    c.data.augment = placeholder(str)  # none | crop | crop_flip | resized_crop_flip
+    c.data.pad = placeholder(int)  # pixels of zero padding before the random crop
+    c.data.normalize = placeholder(str)  # pixel_mean | channel
     c.data.image_size = 0  # 0: the set's own
     c.data.workers = 0  # processes that prepare batches; 0: threads. The batches are the same
 
@@ -183,7 +184,9 @@ def restored(saved: Mapping[str, Any], where: object) -> ConfigDict:
     known = flatten(plain(config))
     for field, value in flatten(saved).items():
         if field not in known:
-            raise BadInput(f"{where} has the field {field}, which resjax {__version__} does not know: update resjax")
+            raise BadInput(
+                f"{where} has the field {field}, which resjax {__version__} does not know: update resjax"
+            )
         section, _, name = field.rpartition(".")
         node = config[section] if section else config
         try:

@@ -5,6 +5,7 @@ import json
 from absl import flags
 
 from resjax import cli
+from resjax.checks import described
 from resjax.config import network
 from resjax.models import counts
 from resjax.models.spec import Spec
@@ -32,7 +33,7 @@ def main(argv: list[str]) -> None:
     values = cli.parse(
         argv, lambda v: flags.DEFINE_boolean("json", False, "Print the totals as JSON.", flag_values=v)
     )
-    spec = network(values.config)
+    spec = network(described(values.config))
     total = counts.total(spec)
     if values.json:
         print(json.dumps({"params": total.params, "macs": total.macs, "depth": spec.depth}))

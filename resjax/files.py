@@ -25,6 +25,11 @@ def read_json(path: Path) -> Any:
         raise BadInput(f"{path} is damaged ({error}): restore it, or choose another --workdir") from error
 
 
+def left_over(path: Path) -> bool:
+    """True for what a killed process leaves in a run's folder and the next one may overwrite."""
+    return path.name == "lock" or path.name.endswith(".tmp")
+
+
 def replace(path: Path, text: str) -> None:
     """Puts `text` in the place of a file, whole or not at all."""
     temporary = path.with_name(path.name + ".tmp")

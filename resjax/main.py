@@ -1,6 +1,8 @@
-"""The command line: `python -m resjax.main --config=FILE[:SPEC] [--workdir=DIR] [--mode=train|eval]`.
+"""Trains or evaluates one run: `python -m resjax.main --config=FILE[:NETWORK] [--workdir=DIR] [--mode=train|eval]`.
 
-Exit codes: 0 done, 2 bad input, 3 the loss became non-finite, 75 stopped by a signal with the state saved.
+Any field of the config is changed by `--config.FIELD=VALUE`. The same command goes on with an interrupted run.
+To evaluate a run, its --workdir is enough. Exit codes: 0 done, 2 bad input, 3 the loss became infinite or NaN,
+75 stopped by a signal with the state saved.
 """
 
 import time
@@ -11,7 +13,7 @@ import json
 import os
 import shlex
 import sys
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +22,16 @@ from absl import flags
 from ml_collections import ConfigDict
 
 import resjax
-from resjax import cli
-from resjax.checks import differences, mesh_shape, validate, validate_data
-from resjax.config import Durations, durations, plain
-from resjax.data.loader import Dataset, open_dataset
-from resjax.errors import INTERRUPTED, NON_FINITE, BadInput
+from resjax import checks, cli, experiment, files
+from resjax.config import plain, restored
+from resjax.errors import DONE, INTERRUPTED, NON_FINITE, BadInput
 from resjax.evaluation.evaluate import evaluate
-from resjax.files import read_json, write_json
 from resjax.models import counts
-from resjax.models.spec import Spec
-from resjax.train import preemption
+from resjax.train import lock
 from resjax.train.checkpoint import Checkpoints, check_source
-from resjax.train.loop import NonFiniteLoss, train
-from resjax.train.program import build
+from resjax.train.loop import Experiment, train
+from resjax.train.preemption import Preempted
+from resjax.train.progress import NonFinite
 
 
 def define(values: flags.FlagValues) -> None:
@@ -43,104 +42,131 @@ def define(values: flags.FlagValues) -> None:
 
 
 def main(argv: list[str]) -> int:
-    values = cli.parse(argv, define)
-    config = values.config
+    values = cli.parse(argv, define, config="--mode=eval" not in argv or "optional")
     if values.devices is not None:
         cli.use_devices(values.devices)
     cli.use_compilation_cache()
-
-    # Everything that can be wrong is found here, before anything is written or compiled.
-    spec = validate(config, jax.device_count())
-    workdir = Path(values.workdir or Path("runs") / config.name)
-    check_workdir(workdir, config, training=values.mode == "train")
-    if config.init_from and values.mode == "train":
-        check_source(Path(config.init_from), spec)
-    dataset = open_dataset(**config.data)
-    validate_data(config, spec, dataset.image_shape, dataset.num_classes)
-    plan = durations(config, dataset.train_size)
-
+    if not (values.config or values.workdir):
+        raise BadInput("--workdir is missing: give the folder of the run to evaluate")
+    workdir = Path(values.workdir or Path("runs") / values.config.name)
     if values.mode == "eval":
-        print(json.dumps(evaluate_checkpoint(config, spec, plan, dataset, workdir, values.step), indent=2))
-        return 0
+        print(json.dumps(evaluate_run(workdir, values.config, cli.overrides(argv), values.step), indent=2))
+        return DONE
+
+    # Everything that can be wrong is found before anything is written or compiled.
+    config = values.config
+    spec = checks.validate(config, jax.device_count())
+    config = check_workdir(workdir, config)
+    if config.init_from:
+        check_source(Path(config.init_from), spec)
+    run = experiment.open(config, workdir)
     if (workdir / "summary.json").exists():
-        summary = read_json(workdir / "summary.json")
-        if summary["steps"] >= plan.total:
+        summary = files.read_json(workdir / "summary.json")
+        if summary["steps"] >= run.durations.total:
             say(f"{workdir} is finished: {summary['steps']} steps; raise total_steps or choose another --workdir")
             return report(workdir, summary)
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_json(workdir / "config.json", plain(config))
-    except OSError as error:
-        raise BadInput(f"workdir={workdir} is not writable: {error}; choose another --workdir") from error
-    announce(config, spec, plan, dataset, workdir)
-    try:
-        summary = train(config, spec, plan, dataset, workdir, build(config, spec, plan), BEGAN)
-    except preemption.Preempted as stopped:
-        say(f"{stopped}\nto go on, run the same command again: python -m resjax.main {shlex.join(argv)}")
+        with ExitStack() as held:
+            try:
+                workdir.mkdir(parents=True, exist_ok=True)
+                held.enter_context(lock.hold(workdir))
+                files.write_json(workdir / "config.json", plain(run.config))
+            except OSError as error:
+                raise BadInput(f"workdir={workdir} is not writable: {error}; choose another --workdir") from error
+            announce(run, workdir)
+            summary = train(run, workdir, BEGAN)
+    except Preempted as stopped:
+        say(f"{stopped}; saved in {workdir}")
+        say(f"to go on, run the same command again: python -m resjax.main {shlex.join(argv)}")
         return INTERRUPTED
-    except NonFiniteLoss as error:
+    except NonFinite as error:
         say(f"error: {error}")
         return NON_FINITE
     from resjax.analysis import curves  # matplotlib takes a second to import; nothing waits for it by now
 
-    curves.draw({config.name: workdir}, workdir / "curves.png")
+    curves.draw({run.config.name: workdir}, workdir / "curves.png")
     return report(workdir, summary)
 
 
-def check_workdir(workdir: Path, config: ConfigDict, training: bool) -> None:
-    """Raises BadInput if a run of `config` cannot be started, resumed or evaluated in `workdir`."""
-    saved = workdir / "config.json"
-    if saved.is_file():
-        changed = differences(read_json(saved), config)
-        if not training:
-            changed = [line for line in changed if line.startswith("model.")]
-        if changed:
+def check_workdir(workdir: Path, config: ConfigDict) -> ConfigDict:
+    """The config with which a run of `config` is started or resumed in `workdir`.
+
+    Raises:
+      BadInput: if it cannot be.
+    """
+    path = workdir / "config.json"
+    if path.is_file():
+        saved = restored(files.read_json(path), path)
+        if changed := checks.differences(saved, config):
             raise BadInput(
                 f"workdir={workdir} holds another run: {'; '.join(changed)}. Use its values or another --workdir"
             )
-    elif not training:
-        raise BadInput(f"workdir={workdir} holds no run to evaluate; train one there first")
-    elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+        config = checks.continued(saved, config)
+    elif workdir.exists() and (not workdir.is_dir() or any(not files.left_over(p) for p in workdir.iterdir())):
         raise BadInput(f"workdir={workdir} exists and is no run of resjax; choose an empty or new folder")
-    if training:
-        parent = workdir.absolute()
-        while not parent.exists():
-            parent = parent.parent
-        if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-            raise BadInput(
-                f"workdir={workdir} is not writable: {parent} is closed to you; choose another --workdir"
-            )
+    parent = workdir.absolute()
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise BadInput(f"workdir={workdir} is not writable: {parent} is closed to you; choose another --workdir")
+    return config
 
 
-def evaluate_checkpoint(
-    config: ConfigDict, spec: Spec, plan: Durations, dataset: Dataset, workdir: Path, which: str
-) -> dict[str, Any]:
-    """Accuracy and loss of one checkpoint on the test split (and the validation split, if any); writes nothing."""
-    program = build(config, spec, plan)
+def evaluate_run(workdir: Path, config: ConfigDict | None, overrides: list[str], which: str) -> dict[str, Any]:
+    """Accuracy and loss of one checkpoint on the test split (and the validation split, if any); writes nothing.
+
+    The run's own config counts. `overrides` may name another data set or split for it; where the file of `config`
+    says otherwise, stderr tells.
+
+    Raises:
+      BadInput: if there is no run, or for an override that would change what the run is.
+    """
+    saved = workdir / "config.json"
+    if not saved.is_file():
+        raise BadInput(f"workdir={workdir} holds no run to evaluate; train one there first")
+    own = restored(files.read_json(saved), saved)
+    asked = own.copy_and_resolve_references()
+    cli.override(asked, overrides)
+    if changed := checks.differences(own, asked, checks.FREE | checks.EVALUATION):
+        raise BadInput(
+            f"--mode=eval evaluates the run as it was trained: {'; '.join(changed)}. Leave that out; only the data "
+            "set, its folder and its splits may differ"
+        )
+    if config:
+        for line in checks.differences(own, config, checks.FREE | checks.EVALUATION):
+            if line.startswith("model."):
+                raise BadInput(f"workdir={workdir} holds another network: {line}. Leave --config out")
+            say(f"the run's own value is taken: {line}")
+    run = experiment.open(asked, workdir)
     with closing(Checkpoints(workdir)) as checkpoints:
         step = checkpoints.find(which)
-        state, _ = checkpoints.restore(program.abstract, step)
+        state, _ = checkpoints.restore(run.program.abstract, step)
+    say(f"evaluating step {step} of {workdir} on {run.config.data.name}, preprocessed as in training")
     result: dict[str, Any] = {"step": step}
-    for split in ["validation", "test"] if dataset.validation_size else ["test"]:
-        images = dataset.evaluate(split, config.batch_size)
-        means = evaluate(program.eval_step, state.params, state.batch_stats, images, program.place)
-        result |= {f"{split}_{name}": value for name, value in means.items()}
+    for evaluation in run.evaluations:
+        means = evaluate(
+            run.program.eval_step, state.params, state.batch_stats, evaluation.batches(), run.program.place
+        )
+        result |= {f"{evaluation.name}_{key}": value for key, value in means.items()}
     return result
 
 
-def announce(config: ConfigDict, spec: Spec, plan: Durations, dataset: Dataset, workdir: Path) -> None:
+def announce(run: Experiment, workdir: Path) -> None:
     """Says what is about to run, on what, and where its logs will be."""
-    cost, device, mesh = counts.total(spec), jax.devices()[0], mesh_shape(config, jax.device_count())
+    config, spec, dataset, durations = run.config, run.spec, run.dataset, run.durations
+    cost, device, mesh = counts.total(spec), jax.devices()[0], run.program.mesh.shape
     scan = ", scanned" if spec.scan else ""
     say(
         f"resjax {resjax.__version__}, jax {jax.__version__}\n"
         f"device    {jax.device_count()} x {device.device_kind} ({device.platform}); "
-        f"mesh data={mesh[0]} fsdp={mesh[1]}\n"
+        f"mesh data={mesh['data']} fsdp={mesh['fsdp']}\n"
         f"network   {config.name}: depth {spec.depth}, {cost.params:,} parameters, "
         f"{cost.macs / 1e6:,.1f} M multiply-adds per image, {spec.dtype}{scan}\n"
         f"data      {config.data.name}: {dataset.train_size:,} training, {dataset.validation_size:,} validation, "
-        f"{dataset.test_size:,} test images of {' x '.join(map(str, dataset.image_shape))}\n"
-        f"training  {plan.total:,} steps of {config.batch_size} images, {plan.total / plan.per_epoch:.1f} epochs\n"
+        f"{dataset.test_size:,} test images of {' x '.join(map(str, dataset.image_shape))} "
+        f"in {dataset.num_classes} classes\n"
+        f"training  {durations.total:,} steps of {config.batch_size} images, "
+        f"{durations.total / durations.per_epoch:.1f} epochs\n"
         f"logs      {workdir}  (metrics.jsonl, tensorboard/, checkpoints/)"
     )
 
@@ -153,7 +179,7 @@ def report(workdir: Path, summary: dict[str, Any]) -> int:
         f"digest    {summary['state_digest']}\n"
         f"results   {workdir / 'summary.json'}, {workdir / 'curves.png'}"
     )
-    return 0
+    return DONE
 
 
 def say(text: str) -> None:

@@ -137,7 +137,13 @@ def test_workdir_of_another_run(call, rich, copy):
     code, out, err = call(*rich, f"--workdir={copy}", "--config.seed=5", "--config.batch_size=64")
     refused(code, out, err, "holds another run", "seed: 0 there, 5 here", "batch_size: 32 there, 64 here")
     code, out, err = call(*rich, f"--workdir={copy}", "--config.model.widths=8,16", "--mode=eval")
-    refused(code, out, err, "holds another run", "model.widths: [4, 8] there, [8, 16] here")
+    refused(
+        code,
+        out,
+        err,
+        "--mode=eval evaluates the run as it was trained",
+        "model.widths: [4, 8] there, [8, 16] here",
+    )
     assert snapshot(copy) == before
 
 
@@ -176,7 +182,7 @@ def test_workdir_of_somebody_else(tmp_path):
     program = (
         "import os, sys, pathlib, ml_collections; from resjax import config, main, cli\n"
         "os.setuid(65534)\n"
-        "try: main.check_workdir(pathlib.Path(sys.argv[1]), config.default(), training=True)\n"
+        "try: main.check_workdir(pathlib.Path(sys.argv[1]), config.default())\n"
         "except ValueError as error: sys.exit(str(error))\n"
     )
     done = subprocess.run([sys.executable, "-c", program, folder / "run"], capture_output=True, text=True)

@@ -11,7 +11,7 @@ import pytest
 from resjax import config as config_module
 from resjax.checks import check_fields, differences, validate
 from resjax.cli import load
-from resjax.config import default, durations, flatten, network, plain
+from resjax.config import default, durations, flatten, network, plain, restored
 from resjax.errors import BadInput
 from resjax.models.spec import Spec
 
@@ -213,13 +213,13 @@ def test_bad_durations(overrides, message):
 
 def test_what_a_resume_may_change():
     config = load(["--config=configs/cifar10.py:v1-20"])
-    saved = plain(config)
+    saved = restored(plain(config), "config.json")
     assert differences(saved, config) == []
     assert differences(saved, load(["--config=configs/cifar10.py:v1-20", "--config.total_steps=70000"])) == []
     changed = load(["--config=configs/cifar10.py:v1-32", "--config.seed=3"])
     assert [line.partition(":")[0] for line in differences(saved, changed)] == ["model.units", "seed"]
     digits = load([DIGITS])
-    assert differences(plain(digits), load([DIGITS, "--config.total_epochs=60"])) != []  # cosine
+    assert differences(digits, load([DIGITS, "--config.total_epochs=60"])) != []  # cosine
 
 
 def test_the_readmes_way_to_write_a_config(tmp_path):

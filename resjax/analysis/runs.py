@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
-from resjax import files
+from resjax import experiment, files
 from resjax.config import Durations, durations, network, restored
 from resjax.data.loader import Dataset, open_dataset
 from resjax.errors import BadInput
@@ -93,7 +94,7 @@ class Run:
     @functools.cached_property
     def dataset(self) -> Dataset:
         """The data that the run was trained on."""
-        return open_dataset(**self.config.data)
+        return open_dataset(**self.config.data, preprocessing=experiment.preprocessing(self.workdir))
 
     @functools.cached_property
     def durations(self) -> Durations:
@@ -165,7 +166,7 @@ class Run:
     def _start(self) -> Variables:
         # By the very program that training starts with: the same function compiled otherwise rounds otherwise,
         # and a scanned network draws other weights than the same network unrolled.
-        state = program.build(self.config, network(self.config), self.durations).init()
+        state = program.build(self.config, network(self.config), self.durations).init(np.uint32(self.config.seed))
         if self.config.init_from:
             state = initialize_from(Path(self.config.init_from), state)
         return scan.unroll({"params": state.params, "batch_stats": state.batch_stats})

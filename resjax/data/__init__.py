@@ -1,1 +1,1 @@
-"""Data: sources (index -> record), augmentation on the host, and an order that is a function of (seed, step)."""
+"""Data: sources of records, what turns them into network input, and an order that is a function of (seed, step)."""

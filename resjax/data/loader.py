@@ -15,36 +15,26 @@ from typing import Any
 
 import numpy as np
 
-from resjax.data import sources
-from resjax.data.augment import AUGMENTATIONS, NORMALIZATIONS, Normalize, Processing
+from resjax.data import sources, statistics
+from resjax.data.augment import random_views
 from resjax.data.order import Order
-from resjax.data.splits import Slice, parse_slice
-from resjax.errors import BadInput, unknown
+from resjax.data.preprocess import Preprocessing
+from resjax.data.resolve import Resolved, resolve
+from resjax.errors import BadInput
 
 Batch = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
-class Dataset:
-    """A data set that is ready to be read in batches.
+class Dataset(Resolved):
+    """A data set that is ready to be read in batches; `Resolved` explains its other attributes.
 
     Attributes:
-        name: as given to `open_dataset`.
-        num_classes: labels are 0 <= label < num_classes.
-        image_shape: (H, W, C) of the processed images.
-        class_names: in label order, or empty if the set has none.
-        train_size, validation_size, test_size: number of records; 0 for a split that is not configured.
+        preprocessing: what turns stored pixels into network input; to be saved with the weights.
     """
 
-    name: str
-    num_classes: int
-    image_shape: tuple[int, int, int]
-    class_names: tuple[str, ...]
-    train_size: int
-    validation_size: int
-    test_size: int
+    preprocessing: Preprocessing = field(repr=False)
     _records: dict[str, sources.Records] = field(repr=False)
-    _processing: Processing = field(repr=False)
     _workers: int = field(repr=False)
 
     def train(self, batch_size: int, seed: int, start_step: int = 0) -> "Batches":
@@ -62,7 +52,7 @@ class Dataset:
         import grain
 
         order = Order(self.train_size, batch_size, seed)
-        read = _TrainBatch(order, self._records["train"], self._processing)
+        read = _TrainBatch(order, self._records["train"], self.augment, self.pad, self.preprocessing)
         # The generator of random_map depends on the seed and on the element, which here is the step, alone.
         steps = grain.MapDataset.range(sys.maxsize).seed(seed).random_map(read)
         return Batches(steps[start_step:], self._threads("train"), self._workers)
@@ -81,7 +71,7 @@ class Dataset:
 
         if split not in self._records:
             raise BadInput(f"split {split!r} is not configured: choose one of {', '.join(self._records)}")
-        read = _EvaluationBatch(self._records[split], self._processing, batch_size)
+        read = _EvaluationBatch(self._records[split], self.preprocessing, batch_size)
         steps = -(-len(self._records[split]) // batch_size)
         # To start processes takes longer than to go once over a set that is in memory.
         workers = 0 if self._ready(split) else self._workers
@@ -93,7 +83,7 @@ class Dataset:
 
     def _ready(self, split: str) -> bool:
         """True if images lie in memory at their final size."""
-        return isinstance(self._records[split], sources.InMemory) and not self._processing.size
+        return isinstance(self._records[split], sources.InMemory) and not self.preprocessing.size
 
 
 class Batches(Iterator[Batch]):
@@ -167,11 +157,13 @@ class _TrainBatch:
 
     order: Order
     records: sources.Records
-    processing: Processing
+    augment: str
+    pad: int
+    preprocessing: Preprocessing
 
     def __call__(self, step: int, rng: np.random.Generator) -> Batch:
         images, labels = self.records.read(self.order(step))
-        return {"image": self.processing.train(images, rng), "label": labels}
+        return {"image": random_views(images, self.augment, self.pad, self.preprocessing, rng), "label": labels}
 
 
 @dataclass(frozen=True)
@@ -179,7 +171,7 @@ class _EvaluationBatch:
     """Number of the batch -> the batch, filled up to its full size."""
 
     records: sources.Records
-    processing: Processing
+    preprocessing: Preprocessing
     batch_size: int
 
     def __call__(self, step: int) -> Batch:
@@ -187,7 +179,7 @@ class _EvaluationBatch:
         positions = np.arange(start, min(start + self.batch_size, len(self.records)))
         images, labels = self.records.read(positions)
         batch = {
-            "image": self.processing.evaluate(images),
+            "image": self.preprocessing.evaluate(images),
             "label": labels,
             "mask": np.ones(len(positions), np.float32),
         }
@@ -204,13 +196,16 @@ def open_dataset(
     train_split: str,
     validation_split: str,
     test_split: str,
-    augment: str,
-    pad: int,
-    normalize: str,
+    augment: str | None,
+    pad: int | None,
+    normalize: str | None,
     image_size: int,
     workers: int,
+    preprocessing: Preprocessing | None = None,
 ) -> Dataset:
-    """Opens a data set; the arguments are the fields of `config.data`.
+    """Opens a data set; the arguments are the fields of `config.data`, and what a checkpoint saved.
+
+    None for `augment`, `pad` and `normalize` is what is usual for the set: the table in `resolve`.
 
     Args:
         name: 'digits', 'synthetic', or a prepared TFDS set as 'cifar10' (see `sources`).
@@ -222,83 +217,44 @@ def open_dataset(
         pad: zeros on each side before a crop, in pixels.
         normalize: 'pixel_mean' subtracts the training split's mean image and divides by one scalar; 'channel'
             standardises each channel, with ImageNet's constants if the set does not fit in memory.
-        image_size: side of the processed images in pixels; 0 keeps the set's own. Images of another size are
-            resized to a short side of 256/224 of it and cropped at the centre.
+        image_size: side of the processed images in pixels. 0 keeps the set's own, and is 224 for photographs that
+            differ in size. Images of another size are resized to a short side of 256/224 of it and cropped at the
+            centre.
         workers: processes that read and decode; 0 uses threads, the fastest for sets that fit in memory.
+        preprocessing: of weights that exist already; None computes it from the training split.
 
     Raises:
-        BadInput: a value that cannot work, or a set that is missing or damaged.
+        BadInput: a value that cannot work, or a set that is missing, damaged or does not fit `preprocessing`.
     """
-    for field_name, value, choices in (
-        ("data.augment", augment, AUGMENTATIONS),
-        ("data.normalize", normalize, NORMALIZATIONS),
-    ):
-        if value not in choices:
-            raise BadInput(unknown(field_name, value, choices))
-    for count_name, count in {"pad": pad, "image_size": image_size, "workers": workers}.items():
-        if count < 0:
-            raise BadInput(f"data.{count_name}={count} is negative: use 0 or more")
-
-    source = sources.open_source(name, dir, image_size)
-    parts = _parse_splits(source, train_split, validation_split, test_split)
-    image_shape, resize = _processed_shape(source, augment, image_size)
-    in_memory = source.fits_in_memory(sum(map(len, parts.values())))
-    if normalize == "pixel_mean" and not in_memory:
-        raise BadInput(
-            f"data.normalize='pixel_mean' needs a set in memory and {name!r} is too large: use 'channel'"
-        )
-    if normalize == "pixel_mean" and resize:
-        raise BadInput("data.normalize='pixel_mean' needs images at their own size and place: use 'channel'")
-
-    read = source.load if in_memory else source.open
-    records = {split: read(part) for split, part in parts.items()}
-    return Dataset(
+    resolved = resolve(
         name=name,
-        num_classes=source.num_classes,
-        image_shape=image_shape,
-        class_names=source.class_names,
-        train_size=len(parts["train"]),
-        validation_size=len(parts.get("validation", ())),
-        test_size=len(parts["test"]),
+        dir=dir,
+        train_split=train_split,
+        validation_split=validation_split,
+        test_split=test_split,
+        augment=augment,
+        pad=pad,
+        normalize=normalize,
+        image_size=image_size,
+        workers=workers,
+        preprocessing=preprocessing,
+    )
+    read = resolved.source.load if resolved.in_memory else resolved.source.open
+    records = {split: read(part) for split, part in resolved.parts.items()}
+    return Dataset(
+        **vars(resolved),
+        preprocessing=preprocessing or _preprocessing(resolved, records["train"]),
         _records=records,
-        _processing=Processing(
-            augment, pad, image_shape[0] if resize else 0, _normalization(normalize, records["train"])
-        ),
         _workers=workers,
     )
 
 
-def _parse_splits(source: sources.Source, train: str, validation: str, test: str) -> dict[str, Slice]:
-    """The configured slices by role; evaluation never shares a record with training."""
-    texts = {"train": train, "validation": validation, "test": test}
-    if not validation:
-        del texts["validation"]
-    parts = {role: parse_slice(f"data.{role}_split", text, source.sizes) for role, text in texts.items()}
-    for role, part in parts.items():
-        if role != "train" and part.overlaps(parts["train"]):
-            raise BadInput(
-                f"data.{role}_split={texts[role]!r} shares records with data.train_split={train!r}: "
-                "choose slices that do not overlap"
-            )
-    return parts
-
-
-def _processed_shape(source: sources.Source, augment: str, image_size: int) -> tuple[tuple[int, int, int], bool]:
-    """Shape (H, W, C) of the processed images, and whether they are resized to get it."""
-    shape = source.image_shape
-    if not image_size and shape is None:
-        raise BadInput(
-            f"data.image_size=0, but images of {source.name!r} differ in size: set it, for example to 224"
-        )
-    if shape and image_size in (0, shape[0]) and image_size in (0, shape[1]) and augment != "resized_crop_flip":
-        return shape, False
-    if not image_size and shape and shape[0] != shape[1]:
-        raise BadInput(f"data.image_size=0, but images of {source.name!r} are oblong: set the side to resize to")
-    side = image_size or (shape[0] if shape else 0)
-    return (side, side, shape[2] if shape else 3), True
-
-
-def _normalization(kind: str, train: sources.Records) -> Normalize:
+def _preprocessing(resolved: Resolved, train: sources.Records) -> Preprocessing:
     if not isinstance(train, sources.InMemory):
-        return Normalize.imagenet()
-    return Normalize.per_pixel(train.images) if kind == "pixel_mean" else Normalize.per_channel(train.images)
+        mean, std = statistics.IMAGENET_MEAN, statistics.IMAGENET_STD
+    elif resolved.normalize == "pixel_mean":
+        mean, std = statistics.by_pixel(train.images)
+    else:
+        mean, std = statistics.by_channel(train.images)
+    size = resolved.image_size if resolved.resized else 0
+    return Preprocessing(mean, std, size, class_names=resolved.class_names)

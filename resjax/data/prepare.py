@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import io
 import pickle
+import shlex
 import sys
 import tarfile
 import tempfile
@@ -128,10 +129,23 @@ def main(argv: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     counts = ", ".join(f"{size} {split}" for split, size in sizes.items())
-    recipe = "configs/cifar10.py:v1-20" + ("" if args.name == "cifar10" else f" --config.data.name={args.name}")
-    command = f"python -m resjax.main --config={recipe} --config.data.dir={args.data_dir}"
-    print(f"wrote {target} ({counts}); next: {command}")
+    print(f"wrote {target} ({counts}); next: {next_command(args.name, args.data_dir)}")
     return 0
+
+
+def next_command(name: str, data_dir: Path) -> str:
+    """What trains on the set: the CIFAR-10 recipe, which takes the number of classes from the data."""
+    other = [] if name == "cifar10" else [f"--config.data.name={name}"]
+    return shlex.join(
+        [
+            "python",
+            "-m",
+            "resjax.main",
+            "--config=configs/cifar10.py:v1-20",
+            *other,
+            f"--config.data.dir={data_dir}",
+        ]
+    )
 
 
 def prepare(name: str, source: Path, data_dir: Path) -> tuple[Path, dict[str, int]]:

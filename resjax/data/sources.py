@@ -1,6 +1,7 @@
 """Where records come from: random access, positions of a split -> images and labels."""
 
 import difflib
+import functools
 import gzip
 import importlib.util
 import io
@@ -84,7 +85,7 @@ class InMemory:
 
 
 def open_source(name: str, data_dir: str, image_size: int) -> Source:
-    """Finds a data set by name: 'digits', 'synthetic', or a TFDS set prepared below `data_dir`.
+    """Finds a data set by name: 'digits', 'synthetic', or a TFDS set prepared below `data_dir`. Reads no images.
 
     Raises:
         BadInput: the name is unknown, or the set is not prepared in a form that can be read.
@@ -101,10 +102,15 @@ def digits() -> Source:
 
     The split is fixed and stratified (see `digits_test_mask`): 1,437 records in 'train', 360 in 'test'.
     """
-    images, labels = _read_digits()
-    test = digits_test_mask(labels)
-    splits = {"train": (images[~test], labels[~test]), "test": (images[test], labels[test])}
-    return _in_memory_source("digits", splits, 10, tuple("0123456789"))
+    path = digits_file()
+
+    def make() -> dict[str, InMemory]:
+        images, labels = read_digits(path)
+        test = digits_test_mask(labels)
+        return {"train": InMemory(images[~test], labels[~test]), "test": InMemory(images[test], labels[test])}
+
+    sizes = {"train": 1437, "test": 360}
+    return Source("digits", sizes, (8, 8, 1), 10, tuple("0123456789"), _opener(make))
 
 
 def synthetic(image_size: int) -> Source:
@@ -114,35 +120,40 @@ def synthetic(image_size: int) -> Source:
     """
     side = image_size or 32
     num_classes = 1000 if side == 224 else 10
-    rng = np.random.default_rng(0)
-    splits = {}
-    for split, size in {"train": 1024, "test": 256}.items():
-        images = rng.integers(0, 256, (size, side, side, 3), np.uint8)
-        splits[split] = (images, rng.integers(0, num_classes, size, np.int32))
-    return _in_memory_source("synthetic", splits, num_classes, ())
+    sizes = {"train": 1024, "test": 256}
+
+    def make() -> dict[str, InMemory]:
+        rng = np.random.default_rng(0)
+        splits = {}
+        for split, size in sizes.items():
+            images = rng.integers(0, 256, (size, side, side, 3), np.uint8)
+            splits[split] = InMemory(images, rng.integers(0, num_classes, size, np.int32))
+        return splits
+
+    return Source("synthetic", sizes, (side, side, 3), num_classes, (), _opener(make))
 
 
-def _in_memory_source(
-    name: str, splits: dict[str, tuple[np.ndarray, np.ndarray]], num_classes: int, class_names: tuple[str, ...]
-) -> Source:
+def _opener(make: Callable[[], dict[str, InMemory]]) -> Callable[[Slice], InMemory]:
+    """Slices of splits that are made, all at once, when the first is opened."""
+    splits = functools.cache(make)
+
     def open_slice(part: Slice) -> InMemory:
-        images, labels = splits[part.base]
-        return InMemory(images[part.start : part.stop], labels[part.start : part.stop])
+        whole = splits()[part.base]
+        return InMemory(whole.images[part.start : part.stop], whole.labels[part.start : part.stop])
 
-    sizes = {split: len(labels) for split, (_, labels) in splits.items()}
-    shape = splits["train"][0].shape[1:]
-    return Source(name, sizes, shape, num_classes, class_names, open_slice)
+    return open_slice
 
 
-def _read_digits() -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 [1797, 8, 8, 1] and labels int32 [1797], in scikit-learn's order.
-
-    The file is found without importing scikit-learn, which takes two seconds.
-    """
+def digits_file() -> Path:
+    """scikit-learn's file, found without importing scikit-learn, which takes two seconds."""
     spec = importlib.util.find_spec("sklearn")
     if spec is None or not spec.submodule_search_locations:
         raise BadInput("data.name='digits' is read from scikit-learn: pip install scikit-learn")
-    path = Path(spec.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
+    return Path(spec.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
+
+
+def read_digits(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 [1797, 8, 8, 1] and labels int32 [1797], in scikit-learn's order."""
     with gzip.open(path, "rt") as file:
         table = np.loadtxt(file, delimiter=",")
     return table[:, :-1].astype(np.uint8).reshape(-1, 8, 8, 1), table[:, -1].astype(np.int32)
@@ -295,10 +306,12 @@ def prepared(name: str, data_dir: str) -> Source:
 def _find_prepared(name: str, root: Path) -> Path:
     """The folder of the newest version of a prepared set, or of the version that `name` asks for."""
     path, _, version = name.partition(":")
+    if Path(path).is_absolute() or ".." in Path(path).parts:
+        raise BadInput(f"data.name={name!r} is not the name of a set: give a name, and its folder in data.dir")
     versions = [p for p in (root / path).glob("*.*.*") if (p / "dataset_info.json").is_file()]
     if version:
         versions = [p for p in versions if p.name == version]
-    if not path or ".." in path or not versions:
+    if not path or not versions:
         raise BadInput(_missing(name, path, root))
     folder = max(versions, key=lambda p: [int(n) for n in re.findall(r"\d+", p.name)])
     return folder

@@ -1,16 +1,18 @@
 """Evaluation of one view of every image, each counted exactly once."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from resjax.models.resnet import ResNet
 
 Batch = dict[str, jax.Array]
-Metrics = dict[str, jax.Array]
+Metrics = dict[str, Any]
 SUMS = ("loss", "correct", "correct5", "count")
 
 
@@ -44,12 +46,13 @@ def sums(logits: jax.Array, losses: jax.Array, labels: jax.Array, mask: jax.Arra
     }
 
 
-def add(parts: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def add(parts: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     """Adds up sums that were fetched from the device, in float64."""
-    return {key: sum((float(part[key]) for part in parts if part), 0.0) for key in SUMS}
+    parts = list(parts)
+    return {key: float(sum(np.sum(part[key], dtype=np.float64) for part in parts if part)) for key in SUMS}
 
 
-def means(sums: Mapping[str, float]) -> dict[str, float]:
+def means(sums: Mapping[str, Any]) -> dict[str, Any]:
     """Sums divided by their count: loss, accuracy, accuracy_top5."""
     count = sums["count"]
     return {
@@ -72,3 +75,25 @@ def evaluate(
     """
     sums = [eval_step(params, batch_stats, place(batch)) for batch in batches]
     return means(add(jax.device_get(sums)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """A named evaluation of a run.
+
+    Attributes:
+      name: in the logs and the summary, such as `test`.
+      batches: opens what is evaluated.
+      every: how often, in steps.
+    """
+
+    name: str
+    batches: Callable[[], Iterable[dict[str, Any]]]
+    every: int
+
+    def due(self, step: int, total: int) -> bool:
+        """True at the end and at every multiple of `every`, but for one shortly before the end.
+
+        What is measured between two evaluations, such as the training error, is then never of a few steps only.
+        """
+        return step == total or (step % self.every == 0 and total - step > self.every // 2)

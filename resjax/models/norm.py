@@ -1,4 +1,6 @@
-"""Batch normalisation (arXiv 1502.03167) that is explicit about its batch."""
+"""Batch normalisation (arXiv 1502.03167) that is explicit about its batch, exact, and has its own gradient."""
+
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -38,23 +40,90 @@ class BatchNorm(nn.Module):
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
 
         if not train:
-            mean, var = running_mean.value, running_var.value
-            scale = gamma * jax.lax.rsqrt(var + self.epsilon)
-            y = x.astype(jnp.float32) * along(scale, x) + along(beta - mean * scale, x)
-            return y.astype(x.dtype)
+            wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+            scale = along(gamma * jax.lax.rsqrt(running_var.value + self.epsilon), x)
+            return ((wide - along(running_mean.value, x)) * scale + along(beta, x)).astype(x.dtype)
 
-        size = self.group or x.shape[0]
-        y = x.astype(jnp.float32).reshape(-1, size, *x.shape[1:])  # [G, N/G, ..., C]
-        axes = tuple(range(1, y.ndim - 1))
-        mean = y.mean(axes, keepdims=True)  # [G, 1, ..., C]
-        # E[x^2] - E[x]^2 reads the activations once; rounding may push it below zero.
-        var = jnp.maximum(jnp.square(y).mean(axes, keepdims=True) - jnp.square(mean), 0.0)
+        groups = x.reshape(-1, self.group, *x.shape[1:]) if self.group else x  # [G, N/G, ..., C] or [N, ..., C]
+        axes = tuple(range(1 if self.group else 0, groups.ndim - 1))
+        y, mean, var = normalize(groups, along(gamma, groups), along(beta, groups), axes, self.epsilon)
         if not self.is_initializing():
             for running, new in ((running_mean, mean), (running_var, var)):
-                new = new.reshape(-1, channels).mean(0)
+                new = jax.lax.stop_gradient(new).reshape(-1, channels).mean(0).astype(jnp.float32)
                 running.value = self.momentum * running.value + (1 - self.momentum) * new
-        y = (y - mean) * (jax.lax.rsqrt(var + self.epsilon) * along(gamma, y)) + along(beta, y)
-        return y.reshape(x.shape).astype(x.dtype)
+        return y.reshape(x.shape)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def normalize(
+    x: jax.Array, gamma: jax.Array, beta: jax.Array, axes: tuple[int, ...], epsilon: float
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Normalises `x` by its statistics over `axes`: images first, then rows and columns if there are any.
+
+        xhat = (x - mean) rstd,    rstd = 1 / sqrt(var + epsilon),    y = gamma xhat + beta
+
+    The difference E[x^2] - E[x]^2 of large numbers loses all digits where the mean is far from 0. Here a first guess
+    of the mean, that of the middle row of every image, is subtracted from x before anything is squared. As a row is
+    one of H, its mean is at most sqrt(H) standard deviations off: var is exact to H roundings, whatever the mean.
+
+    In the gradient, g = dL/dy reaches x directly, through the mean and through rstd. With n values in a group:
+
+        dL/dbeta = sum g,    dL/dgamma = sum g xhat,    dL/dx = gamma rstd (g - sum g / n - xhat sum (g xhat) / n)
+
+    so two sums and one pass do, and only x is kept, in its own type.
+
+    Args:
+      x: [G, N/G, ..., C] or [N, ..., C] in any float type.
+      gamma, beta: [1, ..., 1, C].
+      axes: those that share their statistics; all but the last and, where there are groups, the first.
+      epsilon: added to the variance.
+
+    Returns:
+      y as x; mean and biased variance, of size 1 along `axes`, in float32 (float64 for float64). The latter two have
+      no gradient.
+    """
+    return _forward(x, gamma, beta, axes, epsilon)[0]
+
+
+Saved = tuple[jax.Array, ...]
+
+
+def _forward(
+    x: jax.Array, gamma: jax.Array, beta: jax.Array, axes: tuple[int, ...], epsilon: float
+) -> tuple[tuple[jax.Array, jax.Array, jax.Array], Saved]:
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    sample = wide
+    if len(axes) > 1:
+        middle = x.shape[axes[1]] // 2
+        sample = jax.lax.slice_in_dim(wide, middle, middle + 1, axis=axes[1])
+    guess = sample.mean(axes, keepdims=True)
+    z = wide - guess
+    rest = z.mean(axes, keepdims=True)  # mean = guess + rest, which float32 holds only as two numbers
+    var = jnp.maximum(jnp.square(z).mean(axes, keepdims=True) - jnp.square(rest), 0)
+    rstd = jax.lax.rsqrt(var + epsilon)
+    scale = gamma * rstd
+    y = z * scale + (beta - rest * scale)
+    return (y.astype(x.dtype), guess + rest, var), (x, gamma, beta, guess, rest, rstd)
+
+
+def _backward(
+    axes: tuple[int, ...], epsilon: float, saved: Saved, gradients: Saved
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    x, gamma, beta, guess, rest, rstd = saved
+    g = gradients[0].astype(rstd.dtype)
+    z = x.astype(rstd.dtype) - guess
+    mean_g = g.mean(axes, keepdims=True)
+    mean_gx = ((g * z).mean(axes, keepdims=True) - rest * mean_g) * rstd  # of g xhat
+    a = gamma * rstd
+    c = a * rstd * mean_gx
+    dx = a * g - c * z + (c * rest - a * mean_g)
+    n = x.size // rstd.size
+    groups = tuple(range(x.ndim - 1))
+    dgamma, dbeta = ((n * mean).sum(groups, keepdims=True) for mean in (mean_gx, mean_g))
+    return dx.astype(x.dtype), dgamma.astype(gamma.dtype), dbeta.astype(beta.dtype)
+
+
+normalize.defvjp(_forward, _backward)
 
 
 def along(values: jax.Array, x: jax.Array) -> jax.Array:

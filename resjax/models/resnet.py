@@ -96,7 +96,7 @@ class ResNet(nn.Module):
         return nn.Dense(spec.num_classes, kernel_init=head_init, name="head")(x)
 
 
-def init_variables(spec: Spec, seed: int) -> dict[str, Any]:
+def init_variables(spec: Spec, seed: int | jax.Array) -> dict[str, Any]:
     """Fresh `params` and `batch_stats` of a network; a pure function of the seed."""
     image = jnp.zeros((1, spec.input_size, spec.input_size, spec.input_channels))
     variables = ResNet(spec).init(jax.random.key(seed), image, train=False)

@@ -46,7 +46,8 @@ def conduct(
     check_workdir(runs, workdir)
     missing = [run for run in chosen if not run.summary()]
     if values.dry_run:
-        print("\n".join(shlex.join(run.command) for run in missing))
+        command = local.command if values.launcher == "local" else lambda run: shlex.join(run.command)
+        print("\n".join(map(command, missing)))
         say(f"{len(missing)} runs to do, {len(chosen) - len(missing)} finished")
         return 0
     steps = check_data(missing)

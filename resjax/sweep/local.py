@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import IO
 
+from resjax import machine
 from resjax.errors import INTERRUPTED
 from resjax.sweep import share
 from resjax.sweep.plan import Run
@@ -59,23 +60,30 @@ def execute(runs: list[Run], jobs: int, progress: Progress, lock: IO[str], chang
             raise
 
 
+def command(run: Run) -> str:
+    """The command line that gives the bits of a run here by itself, on any number of cores."""
+    return shlex.join([f"{machine.THREADS}={machine.threads()}", *run.command])
+
+
 def start(run: Run, slot: int, jobs: int, lock: IO[str]) -> subprocess.Popen[bytes]:
     """Starts one run on its share of the machine, with its output in its log."""
     run.log.parent.mkdir(parents=True, exist_ok=True)
     run.exit.unlink(missing_ok=True)
-    with run.log.open("a") as log, share.cores(slot, jobs):
-        log.write(f"$ {shlex.join(run.command)}\n")
+    environment = share.environment(slot, jobs)  # counts all cores: before there are fewer
+    with run.log.open("a") as log:
+        log.write(f"$ {command(run)}\n")
         log.flush()
-        return subprocess.Popen(
-            run.here,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=share.environment(slot, jobs),
-            pass_fds=(lock.fileno(),),
-            # Ctrl-C goes to all of a terminal's foreground group; a second signal would keep a run from saving.
-            start_new_session=True,
-        )
+        with share.cores(slot, jobs):
+            return subprocess.Popen(
+                run.here,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                pass_fds=(lock.fileno(),),
+                # Ctrl-C goes to all of a terminal's foreground group; a second signal would keep a run from saving.
+                start_new_session=True,
+            )
 
 
 def _terminate(running: Running) -> None:

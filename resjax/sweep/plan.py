@@ -12,8 +12,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from resjax import cli
-from resjax.checks import LENGTH, differences, validate, validate_data
-from resjax.config import durations, network, plain
+from resjax.checks import LENGTH, differences, sized, validate
+from resjax.config import durations, network, plain, restored
 from resjax.data.augment import AUGMENTATIONS, NORMALIZATIONS
 from resjax.data.sources import Source, open_source
 from resjax.data.splits import parse_slice
@@ -141,7 +141,7 @@ def check_data(runs: Iterable[Run]) -> dict[Run, int]:
             source = sources[key] = sources.get(key) or open_source(*key)
             if shape := source.image_shape:
                 shape = (data.image_size, data.image_size, shape[2]) if data.image_size else shape
-                validate_data(run.config, network(run.config), shape, source.num_classes)
+                sized(run.config, shape, source.num_classes)
             train_size = len(parse_slice("data.train_split", data.train_split, source.sizes))
             steps[run] = durations(run.config, train_size).total
         except BadInput as error:
@@ -195,4 +195,4 @@ def _changes(saved: dict[str, Any] | None, config: ConfigDict) -> list[str]:
     there = {**saved["config"], "seed": config.seed}
     # A single run may be prolonged; in a sweep that would put runs of two lengths into one table.
     longer = [f"{f}: {there[f]!r} there, {config[f]!r} here" for f in LENGTH if there[f] != config[f]]
-    return list(dict.fromkeys(longer + differences(there, config)))
+    return list(dict.fromkeys(longer + differences(restored(there, DEFINITION), config)))

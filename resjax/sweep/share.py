@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from resjax import machine
+
 Item = TypeVar("Item")
 
 
@@ -17,8 +19,11 @@ def share(items: Sequence[Item], slot: int, jobs: int) -> Sequence[Item]:
 
 
 def environment(slot: int, jobs: int) -> dict[str, str]:
-    """The environment of a job: some of the GPUs, or a part of one's memory where jobs must share it."""
-    environ = dict(os.environ)
+    """The environment of a job: some of the GPUs, or a part of one's memory where jobs must share it.
+
+    XLA's threads are the sweep's own, however few cores a job has: results do not depend on the number of jobs.
+    """
+    environ = os.environ | {machine.THREADS: str(machine.threads())}
     gpus = _gpus()
     if jobs == 1 or not gpus:
         return environ
@@ -32,7 +37,7 @@ def environment(slot: int, jobs: int) -> dict[str, str]:
 
 @contextmanager
 def cores(slot: int, jobs: int) -> Iterator[None]:
-    """Processes started inside run on the job's share of the cores: XLA makes as many threads."""
+    """Processes started inside run on the job's share of the cores."""
     if jobs == 1 or not hasattr(os, "sched_setaffinity"):
         yield
         return

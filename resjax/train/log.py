@@ -32,6 +32,13 @@ class RunLog:
             self._bar = tqdm(total=total, initial=start, unit=" step", dynamic_ncols=True)
         self._began, self._start = time.monotonic(), start
 
+    def begin(self, step: int, text: str) -> None:
+        """Says `text` and measures the pace from here: what came before, as compilation, does not come again."""
+        self.say(text)
+        self._began, self._start = time.monotonic(), step
+        if self._bar is not None:
+            self._bar.unpause()
+
     def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
         """Records `values` of `split` (train, validation or test) after `step` steps."""
         self._file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
@@ -58,8 +65,10 @@ class RunLog:
             self._bar.update(step - self._bar_at)
             self._bar_at = step
             return
-        pace = (time.monotonic() - self._began) / max(1, step - self._start)
-        self.say(f"step {step:>6}/{self._total}  {text}  {pace * (self._total - step):,.0f} s left")
+        if step > self._start:
+            pace = (time.monotonic() - self._began) / (step - self._start)
+            text += f"  {pace * (self._total - step):,.0f} s left"
+        self.say(f"step {step:>6}/{self._total}  {text}")
 
     def close(self) -> None:
         """Ends the progress bar and flushes the files."""

@@ -6,168 +6,173 @@ Where a run starts, in this order:
   3. fresh weights, a pure function of `config.seed`.
 """
 
-import math
+import dataclasses
+import sys
 import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import jax
-import optax
+import numpy as np
 from ml_collections import ConfigDict
 
-from resjax import files
+from resjax import files, machine
 from resjax.config import Durations, plain
 from resjax.data.loader import Dataset
-from resjax.evaluation.evaluate import Metrics, add, evaluate, means
+from resjax.evaluation.evaluate import Evaluation, evaluate
 from resjax.models import counts
 from resjax.models.spec import Spec
 from resjax.train import checkpoint
+from resjax.train.checkpoint import Checkpoints
 from resjax.train.log import RunLog
 from resjax.train.preemption import Preempted, StopRequest
 from resjax.train.program import Program
-from resjax.train.progress import Clock
+from resjax.train.progress import Progress, check_finite
 from resjax.train.step import TrainState
 
 
-class NonFiniteLoss(Exception):
-    """The loss became infinite or NaN; the message names the step."""
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """All that a run needs beside a folder; `resjax.experiment.open` assembles it."""
+
+    config: ConfigDict
+    spec: Spec
+    dataset: Dataset
+    durations: Durations
+    evaluations: tuple[Evaluation, ...]
+    program: Program
 
 
-def train(
-    config: ConfigDict,
-    spec: Spec,
-    plan: Durations,
-    dataset: Dataset,
-    workdir: Path,
-    program: Program,
-    began: float | None = None,
-) -> dict[str, Any]:
+def train(experiment: Experiment, workdir: Path, began: float | None = None) -> dict[str, Any]:
     """Trains to the end, or on to it, and returns the summary that it leaves in `workdir/summary.json`.
 
     Args:
-      config: the run; already validated, as is what was derived from it: `spec`, `plan`, `program`.
-      dataset: where batches come from.
       workdir: the run's folder; exists.
       began: `time.monotonic()` when the process started, for the times that the summary states.
 
     Raises:
       Preempted: after a signal, when the state is saved.
-      NonFiniteLoss: naming the step.
+      NonFinite: naming the step.
     """
     began = time.monotonic() if began is None else began
-    checkpoints = checkpoint.Checkpoints(workdir, config.checkpoint_keep)
-    state, meta = _start(config, checkpoints, program)
-    start = step = int(state.step)
-    log = RunLog(workdir, start, plan.total)
-    if start:
-        log.say(f"resumed  from step {start}")
-
-    clock = Clock()
-    pending: list[Metrics] = []  # sums on the device since the last fetch
-    interval: dict[str, float] = meta["interval"]  # sums since the last evaluation
-    latest: dict[str, dict[str, float]] = meta["latest"]  # split -> its latest means
-
-    def record() -> dict[str, Any]:
-        """What a checkpoint stores beside the state."""
-        return {
-            "config": plain(config),
-            "data": {"next_step": step, "seed": config.seed},
-            "interval": interval,
-            "latest": latest,
-            "seconds": meta["seconds"] + time.monotonic() - began,
-            "train_seconds": meta["train_seconds"] + clock.seconds,
-            "train_steps": meta["train_steps"] + clock.steps,
-        }
-
-    with (
-        StopRequest() as stop,
-        closing(log),
-        closing(checkpoints),
-        closing(dataset.train(config.batch_size, config.seed, start)) as batches,
-    ):
-        while step < plan.total:
-            with clock.waiting():
-                batch = program.place(next(batches))
-            state, sums = program.train_step(state, batch)
-            step += 1
-            pending.append(sums)
-
-            last = step == plan.total
-            stopping = stop.requested  # asked once: a signal from here on counts at the next step
-            # One that is due shortly before the end is left to the end, whose training means would be of few steps.
-            evaluating = last or (step % plan.eval_every == 0 and plan.total - step > plan.eval_every // 2)
-            saving = last or step % plan.checkpoint_every == 0 or stopping
-            if step == start + 1:
-                jax.block_until_ready(sums)
-                log.say(f"compiled first step after {time.monotonic() - began:.1f} s")
-                clock.restart()
-            if evaluating or saving or step % plan.log_every == 0:
-                fetched, pending = jax.device_get(pending), []
-                clock.tick()
-                for at, part in enumerate(fetched, step - len(fetched) + 1):
-                    _check_finite("training loss", float(part["loss"]), at)
-                interval = add([interval, *fetched])
-                speed = {"images_per_second": clock.rate * config.batch_size, "input_wait": clock.wait_share}
-                log.write(step, "train", means(add(fetched)) | (speed if clock.rate else {}))
-            if evaluating:
-                latest, interval = {"train": means(interval)}, {}
-                for split in ["validation", "test"] if dataset.validation_size else ["test"]:
-                    images = dataset.evaluate(split, config.batch_size)
-                    latest[split] = evaluate(
-                        program.eval_step, state.params, state.batch_stats, images, program.place
-                    )
-                    _check_finite(f"{split} loss", latest[split]["loss"], step)
-                    log.write(step, split, latest[split])
-            if saving:
-                # A finite loss can leave weights with which the next one overflows: no state to go on from.
-                _check_finite("norm of the weights", float(jax.jit(optax.tree.norm)(state.params)), step)
-                # Before the next batch is drawn: the position in the data is the step.
-                validated = latest["validation"]["accuracy"] if evaluating and "validation" in latest else None
-                checkpoints.save(state, record(), validated)
-            if evaluating or saving:
-                clock.restart()
-            if stopping and not last:
-                raise Preempted(f"stopped at step {step} of {plan.total}; saved in {workdir}")
-
-        summary = _summary(spec, state, record(), config.batch_size)
+    with closing(Checkpoints(workdir, experiment.config.checkpoint_keep)) as checkpoints:
+        state, progress = start(experiment, checkpoints, began)
+        log = RunLog(workdir, int(state.step), experiment.durations.total)
+        with closing(log), StopRequest() as stop:
+            if state.step:
+                log.say(f"resumed  from step {state.step}")
+            state = fit(experiment, state, progress, log, checkpoints, stop)
+    summary = summarize(experiment, state, progress)
     files.write_json(workdir / "summary.json", summary)  # closing the checkpoints waited for the last one
     return summary
 
 
-def _start(config: ConfigDict, checkpoints: checkpoint.Checkpoints, program: Program) -> tuple[TrainState, Any]:
-    """The state that a run starts from, in the order that the module states, and what was recorded beside it."""
-    fresh = {"interval": {}, "latest": {}, "seconds": 0.0, "train_seconds": 0.0, "train_steps": 0}
+def fit(
+    experiment: Experiment,
+    state: TrainState,
+    progress: Progress,
+    log: RunLog,
+    checkpoints: Checkpoints | None,
+    stop: StopRequest,
+) -> TrainState:
+    """The loop: from `state` to the last step. Without `checkpoints` nothing is saved."""
+    config, durations, program = experiment.config, experiment.durations, experiment.program
+    start = step = int(state.step)
+    seed = np.uint32(config.seed)
+    pending = []  # metrics of steps that were not waited for yet
+    with closing(experiment.dataset.train(config.batch_size, config.seed, start)) as batches:
+        while step < durations.total:
+            with progress.clock.waiting(program.stride):
+                batch = program.place(next(batches))
+            state, metrics = program.train_step(state, batch, seed)
+            step += program.stride
+            pending.append(metrics)
+            if step == start + program.stride:
+                jax.block_until_ready(metrics)
+                log.begin(step, f"compiled first step after {time.monotonic() - progress.began:.1f} s")
+                progress.clock.restart()
+
+            last = step == durations.total
+            stopping = stop.requested  # asked once: a signal from here on counts at the next step
+            due = [e for e in experiment.evaluations if e.due(step, durations.total)]
+            saving = last or stopping or step % durations.checkpoint_every == 0
+            if due or saving or step % durations.log_every == 0:
+                log.write(step, "train", progress.absorb(step, pending) | speed(progress, config.batch_size))
+                pending = []
+            if due:
+                progress.close_interval()
+            for evaluation in due:
+                images = evaluation.batches()
+                found = evaluate(program.eval_step, state.params, state.batch_stats, images, program.place)
+                check_finite(f"{evaluation.name} loss", found["loss"], step)
+                progress.latest[evaluation.name] = found
+                log.write(step, evaluation.name, found)
+            if saving and checkpoints:
+                # Before the next batch is drawn: the position in the data is the step.
+                checkpoints.save(state, record(experiment, progress, step), score(progress, due))
+            if due or saving:
+                progress.clock.restart()
+            if stopping and not last:
+                raise Preempted(f"stopped at step {step} of {durations.total}")
+    return state
+
+
+def start(experiment: Experiment, checkpoints: Checkpoints, began: float) -> tuple[TrainState, Progress]:
+    """The state that a run starts from, in the order that the module states, and what was found out before it."""
+    config, program = experiment.config, experiment.program
     if resumed := checkpoints.restore_latest(program.abstract):
-        return resumed
+        state, meta = resumed
+        before, here = meta.get("machine", {}).get("threads"), machine.threads()
+        if before not in (None, here) and jax.default_backend() == "cpu":
+            print(
+                f"the run had {before} threads and goes on with {here}, which changes roundings: for the same "
+                f"bits, stop it and put NPROC={before} before the command",
+                file=sys.stderr,
+            )
+        # 0.1.0 kept its progress among the rest.
+        return state, Progress.from_json(meta.get("progress", meta), began)
+    state = program.init(np.uint32(config.seed))
     if config.init_from:
-        return checkpoint.initialize_from(Path(config.init_from), program.init()), fresh
-    return program.init(), fresh
+        state = checkpoint.initialize_from(Path(config.init_from), state)
+    return state, Progress(began=began)
 
 
-def _check_finite(name: str, value: float, step: int) -> None:
-    """Raises NonFiniteLoss, which names the step, unless `value` is finite."""
-    if not math.isfinite(value):
-        raise NonFiniteLoss(
-            f"the {name} is {value} at step {step}: lower optimizer.learning_rate, warm up, or set "
-            "optimizer.clip_norm; checkpoints are from before that"
-        )
-
-
-def _summary(spec: Spec, state: TrainState, record: dict[str, Any], batch_size: int) -> dict[str, Any]:
-    """What a finished run leaves: results, cost, and the digest of its final state."""
-    results = {
-        f"{split}_{name}": value for split, values in record["latest"].items() for name, value in values.items()
+def record(experiment: Experiment, progress: Progress, step: int) -> dict[str, Any]:
+    """What a checkpoint stores beside the state."""
+    return {
+        "config": plain(experiment.config),
+        "preprocessing": experiment.dataset.preprocessing.json(),
+        "machine": machine.describe(experiment.program.mesh.size),
+        "data": {"next_step": step, "seed": experiment.config.seed},
+        "progress": progress.json(),
     }
-    total, train_seconds = counts.total(spec), record["train_seconds"]
+
+
+def score(progress: Progress, due: list[Evaluation]) -> float | None:
+    """What the best checkpoint is chosen by: a validation accuracy found at this very step, and nothing else."""
+    return progress.latest["validation"]["accuracy"] if any(e.name == "validation" for e in due) else None
+
+
+def speed(progress: Progress, batch_size: int) -> dict[str, float]:
+    """Images a second and the share of time spent waiting for input; nothing before any step was timed."""
+    clock = progress.clock
+    return {"images_per_second": clock.rate * batch_size, "input_wait": clock.wait_share} if clock.rate else {}
+
+
+def summarize(experiment: Experiment, state: TrainState, progress: Progress) -> dict[str, Any]:
+    """What a finished run leaves: results, cost, and the digest of its final state."""
+    results = {f"{name}_{key}": value for name, found in progress.latest.items() for key, value in found.items()}
+    total, clock = counts.total(experiment.spec), progress.clock
     return {
         **results,
         "steps": int(state.step),
-        "seconds": round(record["seconds"], 3),
-        "images_per_second": batch_size * record["train_steps"] / train_seconds if train_seconds else 0.0,
+        "seconds": round(progress.seconds, 3),
+        "images_per_second": experiment.config.batch_size * clock.steps / clock.seconds if clock.seconds else 0.0,
         "params": total.params,
         "macs": total.macs,
-        "depth": spec.depth,
+        "depth": experiment.spec.depth,
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "threads": machine.threads(),
         "state_digest": checkpoint.digest(state),
     }

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -21,39 +22,63 @@ from resjax.train.step import TrainState, init_state, make_train_step
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A run's compiled functions and the layout of what they work on."""
+    """What a run computes on its devices. The seed is an argument: runs that differ in nothing else share it.
+
+    Attributes:
+      mesh: the devices.
+      abstract: shapes, types and shardings of a state.
+      init: seed -> the state that training starts from.
+      train_step: state, batch, seed -> the state `stride` steps on and their metrics [stride]; donates the old one.
+      eval_step: params, batch_stats, batch -> sums.
+      place: lays a batch of the host over the devices.
+      stride: optimizer steps that one call of `train_step` takes.
+    """
 
     mesh: Mesh
     abstract: TrainState
-    init: Callable[[], TrainState]
-    train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+    init: Callable[[np.uint32], TrainState]
+    train_step: Callable[[TrainState, Batch, np.uint32], tuple[TrainState, Metrics]]
     eval_step: Callable[[Any, Any, Batch], Metrics]
     place: Callable[[Any], Batch]
+    stride: int = 1
 
 
-def build(config: ConfigDict, spec: Spec, plan: Durations) -> Program:
+def build(config: ConfigDict, spec: Spec, durations: Durations) -> Program:
     """Shapes, then shardings by rule, then jit: every array is born where it belongs. Compiles nothing yet."""
     mesh = sharding.make_mesh(*mesh_shape(config, jax.device_count()))
-    model, tx = ResNet(spec), optimizer(config, learning_rate(config, plan))
-    init = partial(init_state, spec, tx, config.seed)
-    shapes = jax.eval_shape(init)
-    state, images, all_ = (
+    rate = learning_rate(config, durations)
+    model, tx = ResNet(spec), optimizer(config, rate)
+    init = partial(init_state, spec, tx)
+    shapes = jax.eval_shape(init, np.uint32(0))
+    over_state, images, all_ = (
         sharding.state_shardings(mesh, shapes),
         sharding.batch_sharding(mesh),
         sharding.replicated(mesh),
     )
     o = config.optimizer
-    train_step = make_train_step(
-        model, tx, seed=config.seed, label_smoothing=o.label_smoothing, accumulate=o.accumulate
-    )
+    one_step = make_train_step(model, tx, rate, label_smoothing=o.label_smoothing, accumulate=o.accumulate)
+
+    def train_step(state: TrainState, batch: Batch, seed: Any) -> tuple[TrainState, Metrics]:
+        state, metrics = one_step(state, batch, seed)
+        return state, jax.tree.map(lambda x: x[None], metrics)
+
     return Program(
         mesh=mesh,
-        abstract=jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, state),
+        abstract=jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, over_state),
         # It runs once: compiling it well would take longer than all else before the first step.
-        init=jax.jit(init, out_shardings=state, compiler_options={"xla_backend_optimization_level": 0}),
-        train_step=jax.jit(train_step, in_shardings=(state, images), out_shardings=(state, all_), donate_argnums=0),
+        init=jax.jit(
+            init,
+            in_shardings=all_,
+            out_shardings=over_state,
+            compiler_options={"xla_backend_optimization_level": 0},
+        ),
+        train_step=jax.jit(
+            train_step, in_shardings=(over_state, images, all_), out_shardings=(over_state, all_), donate_argnums=0
+        ),
         eval_step=jax.jit(
-            make_eval_step(model), in_shardings=(state.params, state.batch_stats, images), out_shardings=all_
+            make_eval_step(model),
+            in_shardings=(over_state.params, over_state.batch_stats, images),
+            out_shardings=all_,
         ),
         place=partial(jax.device_put, device=images),
     )

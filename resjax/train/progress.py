@@ -1,23 +1,48 @@
-"""How fast training goes, without compilation, evaluation and checkpoints."""
+"""What a run has found out so far, and how fast it goes."""
 
+import dataclasses
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
+
+import jax
+import numpy as np
+
+from resjax.evaluation.evaluate import Metrics, add, means
+
+
+class NonFinite(Exception):
+    """The loss became infinite or NaN; the message names the step."""
+
+
+def check_finite(name: str, value: float, step: int) -> None:
+    """Raises NonFinite, which names the step, unless `value` is finite."""
+    if not math.isfinite(value):
+        raise NonFinite(
+            f"the {name} is {value} at step {step}: lower optimizer.learning_rate, warm up, or set "
+            "optimizer.clip_norm; checkpoints are from before that"
+        )
 
 
 class Clock:
-    """Counts the steps between two moments at which the device was waited for, and the seconds they took."""
+    """Counts the steps between two moments at which the device was waited for, and the seconds they took.
 
-    def __init__(self) -> None:
-        self.steps = 0
-        self.seconds = 0.0
+    Compilation, evaluation and checkpoints are not in it.
+    """
+
+    def __init__(self, steps: int = 0, seconds: float = 0.0) -> None:
+        self.steps = steps
+        self.seconds = seconds
+        self.waited = 0.0  # seconds of them in which the loop waited for input, in this process
         self.rate = 0.0  # steps per second up to the last tick; 0 before any was timed
         self.wait_share = 0.0  # share of that time in which the loop waited for input
         self.restart()
 
     def restart(self) -> None:
         """Starts measuring anew: what came since the last tick does not count."""
-        self._mark, self._waited, self._begun = time.perf_counter(), 0.0, 0
+        self._mark, self._waiting, self._begun = time.perf_counter(), 0.0, 0
 
     def tick(self) -> None:
         """The device has been waited for, so every step begun is done."""
@@ -26,13 +51,80 @@ class Clock:
             self.steps += self._begun
             self.seconds += elapsed
             self.rate = self._begun / elapsed
-            self.wait_share = self._waited / elapsed
+            self.waited += self._waiting
+            self.wait_share = self._waiting / elapsed
         self.restart()
 
     @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """The body waits for the input of one more step."""
+    def waiting(self, steps: int = 1) -> Iterator[None]:
+        """The body waits for the input of so many more steps."""
         began = time.perf_counter()
-        self._begun += 1
+        self._begun += steps
         yield
-        self._waited += time.perf_counter() - began
+        self._waiting += time.perf_counter() - began
+
+
+@dataclasses.dataclass
+class Progress:
+    """What a run has found out so far; saved beside its state in every checkpoint.
+
+    Attributes:
+      interval: sums over the training images since the last evaluation.
+      latest: the latest means, by name: `train` (over an interval) and every evaluation.
+      clock: training steps and their seconds, of all processes that the run has had.
+      earlier: seconds of the processes before this one.
+      began: `time.monotonic()` when this process started.
+    """
+
+    interval: dict[str, float] = dataclasses.field(default_factory=dict)
+    latest: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
+    clock: Clock = dataclasses.field(default_factory=Clock)
+    earlier: float = 0.0
+    began: float = dataclasses.field(default_factory=time.monotonic)
+
+    @classmethod
+    def from_json(cls, saved: Mapping[str, Any], began: float) -> "Progress":
+        """The progress that a run goes on from."""
+        clock = Clock(saved["train_steps"], saved["train_seconds"])
+        return cls(saved["interval"], saved["latest"], clock, saved["seconds"], began)
+
+    def json(self) -> dict[str, Any]:
+        """What `from_json` reads."""
+        return {
+            "interval": self.interval,
+            "latest": self.latest,
+            "seconds": self.seconds,
+            "train_seconds": self.clock.seconds,
+            "train_steps": self.clock.steps,
+        }
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the run, start-up and compilation included, in all its processes."""
+        return self.earlier + time.monotonic() - self.began
+
+    def absorb(self, step: int, pending: list[Metrics]) -> dict[str, float]:
+        """Takes in the metrics of the latest steps up to `step`, and returns what to log of them.
+
+        Waits for the device. Losses and accuracies are means over the images of these steps, `gradient_norm` is the
+        mean over the steps, `learning_rate` and `weight_norm` are the last.
+
+        Raises:
+          NonFinite: naming the first step whose loss, or weights after it, are infinite or NaN.
+        """
+        found = jax.tree.map(lambda *parts: np.concatenate(parts), *jax.device_get(pending))  # [n]
+        self.clock.tick()
+        for i, at in enumerate(range(step - len(found["loss"]) + 1, step + 1)):
+            check_finite("training loss", found["loss"][i], at)
+            # A finite loss can leave weights with which the next one overflows: no state to go on from.
+            check_finite("norm of the weights", found["weight_norm"][i], at)
+        self.interval = add([self.interval, found["sums"]])
+        return means(add([found["sums"]])) | {
+            "learning_rate": float(found["learning_rate"][-1]),
+            "gradient_norm": float(found["gradient_norm"].mean()),
+            "weight_norm": float(found["weight_norm"][-1]),
+        }
+
+    def close_interval(self) -> None:
+        """The means over the interval become the latest of training, and a new interval begins."""
+        self.latest["train"], self.interval = means(self.interval), {}

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from resjax.evaluation.evaluate import Batch, Metrics, sums
+from resjax.evaluation.evaluate import Batch, Metrics, means, sums
 from resjax.models.resnet import ResNet, init_variables
 from resjax.models.spec import Spec
 
@@ -22,16 +22,21 @@ class TrainState(flax.struct.PyTreeNode):
     opt_state: optax.OptState
 
 
-def init_state(spec: Spec, tx: optax.GradientTransformation, seed: int) -> TrainState:
+def init_state(spec: Spec, tx: optax.GradientTransformation, seed: int | jax.Array) -> TrainState:
     """The state that training starts from."""
     variables = init_variables(spec, seed)
     return TrainState(jnp.zeros((), jnp.int32), **variables, opt_state=tx.init(variables["params"]))
 
 
 def make_train_step(
-    model: ResNet, tx: optax.GradientTransformation, *, seed: int, label_smoothing: float = 0.0, accumulate: int = 1
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """The training step of one network and one optimizer."""
+    model: ResNet,
+    tx: optax.GradientTransformation,
+    rate: optax.Schedule,
+    *,
+    label_smoothing: float = 0.0,
+    accumulate: int = 1,
+) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
+    """The training step of one network and one optimizer; `rate` is the schedule that `tx` follows, to be told."""
 
     def loss_fn(params: Any, batch_stats: Any, batch: Batch, rng: jax.Array) -> tuple[jax.Array, Any]:
         variables = {"params": params, "batch_stats": batch_stats}
@@ -43,28 +48,44 @@ def make_train_step(
         losses = optax.softmax_cross_entropy(logits, targets)  # [N]
         return losses.mean(), (updates.get("batch_stats", {}), sums(logits, losses, batch["label"]))
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        """One optimizer step on `batch`: image [N, H, W, C] float32, label [N] int32."""
+    def train_step(state: TrainState, batch: Batch, seed: jax.Array) -> tuple[TrainState, Metrics]:
+        """One optimizer step.
+
+        Args:
+          batch: image [N, H, W, C] float32, label [N] int32.
+          seed: of the run, uint32; dropout and stochastic depth draw from (seed, step).
+
+        Returns:
+          The next state, and what the step found: the batch's means `loss`, `accuracy` and `accuracy_top5`, the
+          `sums` that they come from, `learning_rate`, the `gradient_norm` before clipping, and the `weight_norm`
+          after the step (L2, over all parameters).
+        """
         rng = jax.random.fold_in(jax.random.key(seed), state.step)
 
         def microstep(batch_stats: Any, micro: tuple[Batch, jax.Array]) -> tuple[Any, tuple[Any, Metrics]]:
             part, index = micro
-            grads, (batch_stats, metrics) = jax.grad(loss_fn, has_aux=True)(
+            grads, (batch_stats, found) = jax.grad(loss_fn, has_aux=True)(
                 state.params, batch_stats, part, jax.random.fold_in(rng, index)
             )
-            return batch_stats, (grads, metrics)
+            return batch_stats, (grads, found)
 
         if accumulate == 1:
-            batch_stats, (grads, metrics) = microstep(state.batch_stats, (batch, jnp.int32(0)))
+            batch_stats, (grads, found) = microstep(state.batch_stats, (batch, jnp.int32(0)))
         else:
             # [N, ...] -> [k, N/k, ...]; strided, so that every microbatch lies over all devices as the batch does
             parts = jax.tree.map(lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch)
             batch_stats, stacked = jax.lax.scan(microstep, state.batch_stats, (parts, jnp.arange(accumulate)))
             grads = jax.tree.map(lambda g: g.mean(0), stacked[0])
-            metrics = jax.tree.map(lambda m: m.sum(0), stacked[1])
+            found = jax.tree.map(lambda m: m.sum(0), stacked[1])
 
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        metrics = means(found) | {
+            "sums": found,
+            "learning_rate": jnp.asarray(rate(state.step), jnp.float32),
+            "gradient_norm": optax.tree.norm(grads),
+            "weight_norm": optax.tree.norm(params),
+        }
         return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
 
     return train_step

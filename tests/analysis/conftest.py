@@ -9,15 +9,14 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from resjax import experiment
 from resjax.analysis import figure
-from resjax.config import default, durations, network, plain
-from resjax.data.loader import open_dataset
+from resjax.config import default, network, plain
 from resjax.files import write_json
 from resjax.models.resnet import init_variables
 from resjax.models.spec import Spec
 from resjax.train.checkpoint import Checkpoints
 from resjax.train.loop import train
-from resjax.train.program import build
 from resjax.train.step import TrainState
 from tests.conftest import jax_flags
 
@@ -69,10 +68,8 @@ def drawn(monkeypatch):
 def residual(tmp_path_factory):
     config = make_config()
     workdir = make_workdir(tmp_path_factory.mktemp("runs") / "residual", config)
-    dataset, spec = open_dataset(**config.data), network(config)
-    plan = durations(config, dataset.train_size)
     with jax_flags(jax_disable_most_optimizations=True):  # this fixture comes before those of the module
-        train(config, spec, plan, dataset, workdir, build(config, spec, plan))
+        train(experiment.open(config), workdir)
     return workdir
 
 

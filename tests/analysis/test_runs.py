@@ -6,10 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from resjax import cli, files
+from resjax import cli, experiment, files
 from resjax.analysis.runs import Run, gather, spaced
-from resjax.config import durations, network, plain
-from resjax.data.loader import open_dataset
+from resjax.config import durations, plain
 from resjax.errors import BadInput
 from resjax.train.checkpoint import Checkpoints
 from resjax.train.loop import train
@@ -42,9 +41,7 @@ def test_step_zero_is_what_training_started_from(tmp_path, scanned):
     config.mesh.data, config.model.scan, config.model.units = 1, scanned, (3, 1, 1) if scanned else (1, 1, 1)
     config.optimizer.learning_rate = 1e-30  # one step leaves every kernel as it was
     files.write_json(tmp_path / "config.json", plain(config))
-    dataset, spec = open_dataset(**config.data), network(config)
-    plan = durations(config, dataset.train_size)
-    train(config, spec, plan, dataset, tmp_path, build(config, spec, plan))
+    train(experiment.open(config), tmp_path)
     run = Run.open(tmp_path)
     with jax_flags(jax_disable_most_optimizations=False):  # as the command has it; one step is not worth the time
         start = run.variables(0)["params"]
@@ -54,7 +51,7 @@ def test_step_zero_is_what_training_started_from(tmp_path, scanned):
         leaves = jax.tree_util.tree_leaves_with_path(params)
         return {jax.tree_util.keystr(path): x for path, x in leaves if "kernel" in jax.tree_util.keystr(path)}
 
-    assert len(kernels(start)) == spec.depth
+    assert len(kernels(start)) == run.spec.depth
     assert same(kernels(start), kernels(after))
 
 

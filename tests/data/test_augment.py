@@ -8,14 +8,13 @@ from resjax.data.augment import (
     AREA,
     RATIO,
     TRIES,
-    Normalize,
-    Processing,
-    centre_view,
     crop_box,
     random_crop,
     random_flip,
     random_resized_crop,
+    random_views,
 )
+from resjax.data.preprocess import Preprocessing
 
 
 def rng():
@@ -40,76 +39,104 @@ def test_crop_equals_a_loop_over_pixels():
     assert {tuple(o) for o in offsets.tolist()} & {(0, 0), (4, 4), (0, 4), (4, 0)}  # the outermost crops occur
 
 
-def test_flip_mirrors_about_half_and_changes_nothing_else():
-    x = images(batch=400)
+def pinned(statistic, expected, deviation, draws):
+    """A mean of `draws` values lies within five of its standard deviations: wrong by chance once in two million."""
+    assert abs(statistic - expected) < 5 * deviation / draws**0.5
+
+
+def test_flip_mirrors_half_and_changes_nothing_else():
+    x = images(batch=100_000, height=1, width=2, channels=1)
+    x[..., 1, :] = np.where(x[..., 0, :] == 0, 1, x[..., 0, :] - 1)
     original = x.copy()
     flipped = random_flip(x, rng())
-    mirrored = [np.array_equal(b, a[:, ::-1]) for a, b in zip(x, flipped, strict=True)]
-    kept = [np.array_equal(b, a) for a, b in zip(x, flipped, strict=True)]
-    assert all(m != k for m, k in zip(mirrored, kept, strict=True))
-    assert 150 < sum(mirrored) < 250
+    mirrored = (flipped == x[:, :, ::-1]).all(axis=(1, 2, 3))
+    kept = (flipped == x).all(axis=(1, 2, 3))
+    assert (mirrored != kept).all()
+    pinned(mirrored.mean(), 1 / 2, 1 / 2, 100_000)
     np.testing.assert_array_equal(x, original)
 
 
-def test_per_pixel_mean_and_one_scalar():
-    x = images(batch=3000, height=4)  # more than one chunk of the sums
-    normalize = Normalize.per_pixel(x)
-    centred = x - x.mean(axis=0, dtype=np.float64)
-    np.testing.assert_allclose(normalize.mean, x.mean(axis=0, dtype=np.float64), rtol=1e-6)
-    np.testing.assert_allclose(normalize.std, centred.std(), rtol=1e-6)
-    assert normalize.std.shape == ()
-    y = normalize(x)
-    assert y.dtype == np.float32
-    np.testing.assert_allclose(y, centred / centred.std(), rtol=1e-5, atol=1e-5)
-
-
-def test_per_channel():
-    x = images(batch=50)
-    x[..., 1] = 7  # a constant channel becomes 0, not NaN
-    y = Normalize.per_channel(x)(x)
-    np.testing.assert_allclose(y.mean(axis=(0, 1, 2)), 0, atol=1e-4)
-    np.testing.assert_allclose(y.std(axis=(0, 1, 2)), [1, 0, 1], atol=1e-4)
-
-
-def test_imagenet_constants():
-    x = np.full((1, 1, 1, 3), 51, np.uint8)
-    expected = (51 / 255 - np.array([0.485, 0.456, 0.406])) / np.array([0.229, 0.224, 0.225])
-    np.testing.assert_allclose(Normalize.imagenet()(x)[0, 0, 0], expected, rtol=1e-5)
+@pytest.mark.parametrize("pad", [1, 4])
+def test_every_crop_is_as_likely_as_any_other(pad):
+    """Every pixel tells where it was, so each crop tells its offset; padding is 0."""
+    side, batch, count = 3, 25_000, (2 * pad + 1) ** 2
+    where = np.arange(1, side * side + 1, dtype=np.float32).reshape(1, side, side, 1)
+    generator, seen = rng(), np.zeros((2 * pad + 1, 2 * pad + 1))
+    padded = np.pad(where[0, ..., 0], pad)
+    windows = {}
+    for y in range(2 * pad + 1):
+        for x in range(2 * pad + 1):
+            windows.setdefault(padded[y : y + side, x : x + side].tobytes(), []).append((y, x))
+    for _ in range(4):
+        for crop in random_crop(np.repeat(where, batch, axis=0), pad, generator):
+            offsets = windows[crop[..., 0].tobytes()]  # of all-zero crops there are several
+            for y, x in offsets:
+                seen[y, x] += 1 / len(offsets)
+    assert seen.shape == (2 * pad + 1, 2 * pad + 1)
+    assert (seen > 0).all()  # the outermost crops too
+    assert seen.sum() == pytest.approx(100_000)
+    assert np.abs(seen / 100_000 - 1 / count).max() < 5 * (1 / count / 100_000) ** 0.5
 
 
 def test_zeros_are_padded_after_normalisation():
     x = np.full((64, 6, 6, 1), 200, np.uint8)
-    normalize = Normalize(np.full((6, 6, 1), 100, np.float32), np.float32(50))
-    y = Processing("crop", 3, 0, normalize).train(x, rng())
+    preprocessing = Preprocessing(np.full((6, 6, 1), 100, np.float32), np.array(50, np.float32))
+    y = random_views(x, "crop", 3, preprocessing, rng())
     assert set(np.unique(y)) == {0, 2}  # padding before would give (0 - 100) / 50 = -2
 
 
 @pytest.mark.parametrize("augment", ["none", "crop", "crop_flip"])
 def test_what_each_augmentation_does(augment):
     x = images(height=8, width=8)
-    processing = Processing(augment, 1, 0, Normalize.per_channel(x))
-    expected = processing.evaluate(x)
+    preprocessing = Preprocessing(np.array([99, 127, 130], np.float32), np.array([70, 71, 72], np.float32))
+    expected = preprocessing.evaluate(x)
     if augment != "none":
         generator = rng()
         expected = random_crop(expected, 1, generator)
         expected = random_flip(expected, generator) if augment == "crop_flip" else expected
-    np.testing.assert_array_equal(processing.train(x, rng()), expected)
+    np.testing.assert_array_equal(random_views(x, augment, 1, preprocessing, rng()), expected)
 
 
-def test_crop_boxes_keep_to_the_bounds():
-    draws = np.random.default_rng(0).random((2000, TRIES, 4))
-    boxes = np.array([crop_box((300, 400), d) for d in draws])
-    left, top, right, bottom = boxes.T
-    assert (left >= 0).all()
-    assert (top >= 0).all()
-    assert (right <= 400).all()
-    assert (bottom <= 300).all()
-    area, ratio = (right - left) * (bottom - top) / 120_000, (right - left) / (bottom - top)
-    assert area.min() > AREA[0] * 0.97
-    assert ratio.min() > RATIO[0] * 0.97
-    assert ratio.max() < RATIO[1] * 1.03
-    assert area.min() < 0.1  # small and large crops both occur
-    assert area.max() > 0.9
+def test_statistics_of_crop_boxes():
+    """Of 10^5 boxes in an image so large that rounding and rejection hardly count."""
+    count, (height, width) = 100_000, (30_000, 30_000)
+    draws = np.random.default_rng(0).random((count, 1, 4))
+    draws[..., 0] /= 2  # areas up to 0.54 of the image, so that every aspect ratio fits
+    left, top, right, bottom = np.array([crop_box((height, width), d) for d in draws]).T
+    w, h = right - left, bottom - top
+    area, log_ratio = w * h / (height * width), np.log(w / h)
+    assert area.min() > AREA[0] * 0.999
+    assert area.max() < 0.5401
+    pinned(area.mean(), (AREA[0] + 0.54) / 2, 0.46 / 12**0.5, count)
+    # Uniform in the logarithm: as many wide crops as high ones. Uniform ratios would have a mean logarithm of 0.03.
+    low, high = np.log(RATIO)
+    assert (log_ratio.min() > low - 1e-3, log_ratio.max() < high + 1e-3) == (True, True)
+    pinned(log_ratio.mean(), 0, (high - low) / 12**0.5, count)
+    pinned((log_ratio < low / 2).mean(), 1 / 4, (3 / 16) ** 0.5, count)
+    # Positions: uniform, from one edge to the other.
+    for start, free in ((left, width - w), (top, height - h)):
+        share = start / free
+        assert share.min() < 1e-3
+        assert share.max() > 1 - 1e-3
+        pinned(share.mean(), 1 / 2, 1 / 12**0.5, count)
+
+
+def test_crop_boxes_touch_every_edge():
+    """A small image, so that a position that is off by one leaves it, or never touches an edge."""
+    height, width = 30, 40
+    draws = np.random.default_rng(0).random((100_000, TRIES, 4))
+    left, top, right, bottom = np.array([crop_box((height, width), d) for d in draws]).T
+    assert (left.min(), top.min(), right.max(), bottom.max()) == (0, 0, width, height)
+    assert ((right > left) & (bottom > top)).all()
+    # All positions of one size of crop are as likely.
+    w, h = right - left, bottom - top
+    for size, start, side in ((w, left, width), (h, top, height)):
+        places = np.bincount(start[size == 20], minlength=side - 20 + 1)
+        assert len(places) == side - 20 + 1
+        share = 1 / len(places)
+        assert np.abs(places / places.sum() - share).max() < 5 * (share / places.sum()) ** 0.5
+    assert (w * h).min() < 0.1 * height * width  # small and large crops both occur
+    assert (w * h).max() > 0.9 * height * width
 
 
 @pytest.mark.parametrize(
@@ -124,26 +151,15 @@ def test_resized_crop_of_the_whole_image_is_pillows_antialiased_resize(monkeypat
     x = images(batch=2, height=40, width=40)
     monkeypatch.setattr("resjax.data.augment.crop_box", lambda shape, draws: (0, 0, 40, 40))
     expected = [np.asarray(Image.fromarray(i).resize((10, 10), Image.Resampling.BILINEAR)) for i in x]
-    np.testing.assert_array_equal(random_resized_crop(list(x), 10, rng()), np.stack(expected))
+    np.testing.assert_array_equal(random_resized_crop(list(x), 10, "bilinear", rng()), np.stack(expected))
     block_means = x.reshape(2, 10, 4, 10, 4, 3).mean(axis=(2, 4))
-    assert np.abs(random_resized_crop(list(x), 10, rng()) - block_means).mean() < 25  # no antialiasing: about 55
+    assert (
+        np.abs(random_resized_crop(list(x), 10, "bilinear", rng()) - block_means).mean() < 25
+    )  # no antialiasing: about 55
 
 
 def test_row_i_depends_on_image_i_alone():
     x = list(images(batch=4, height=40, width=30))
     other = [x[0], images(1, 60, 20)[0], x[2], x[3]]
-    a, b = random_resized_crop(x, 8, rng()), random_resized_crop(other, 8, rng())
+    a, b = (random_resized_crop(i, 8, "bilinear", rng()) for i in (x, other))
     np.testing.assert_array_equal(a[[0, 2, 3]], b[[0, 2, 3]])
-
-
-@pytest.mark.parametrize("shape", [(512, 256, 3), (256, 512, 3), (256, 256, 1)])
-def test_centre_view(shape):
-    x = np.zeros(shape, np.uint8)
-    y, z = shape[0] // 2, shape[1] // 2
-    x[y - 112 : y + 112, z - 112 : z + 112] = 255
-    assert centre_view(x, 224).shape == (224, 224, shape[2])
-    assert (centre_view(x, 224) == 255).all()
-
-
-def test_centre_view_enlarges_small_images():
-    assert centre_view(np.full((20, 33, 3), 9, np.uint8), 64).shape == (64, 64, 3)

@@ -52,6 +52,16 @@ def refused(*parts):
         ({"train_split": ""}, ["data.train_split=''"]),
         ({"test_split": "train[1000:]"}, ["data.test_split='train[1000:]'", "data.train_split='train'", "overlap"]),
         ({"validation_split": "train[:9]"}, ["data.validation_split='train[:9]'", "overlap"]),
+        ({"train_split": "train[9:]", "validation_split": "train[:10]"}, ["data.validation_split=", "overlap"]),
+        ({"train_split": "train[9:]", "test_split": "train[5:20]"}, ["data.test_split='train[5:20]'", "overlap"]),
+        ({"train_split": "train[9:]", "test_split": "train"}, ["data.test_split='train'", "overlap"]),
+        ({"pad": 9}, ["data.pad=9", "8 x 8"]),
+        ({"pad": 1_000_000}, ["data.pad=1000000", "8 x 8"]),
+        ({"augment": "none", "pad": 1_000_000}, ["data.pad=1000000"]),
+        ({"workers": 10_000}, ["data.workers=10000", "cores"]),
+        ({"name": "../digits"}, ["data.name='../digits'", "data.dir"]),
+        ({"name": "a/../../b"}, ["data.name='a/../../b'", "data.dir"]),
+        ({"name": "/etc"}, ["data.name='/etc'", "data.dir"]),
         ({"augment": "resized_crop_flip"}, ["data.normalize='pixel_mean'", "'channel'"]),
         ({"image_size": 16}, ["data.normalize='pixel_mean'", "'channel'"]),
     ],
@@ -108,9 +118,7 @@ def test_no_image_and_label(photo_settings, tmp_path):
         open_dataset(**photo_settings)
 
 
-def test_photographs_need_a_size_and_channels(photo_settings):
-    with refused("data.image_size=0", "224"):
-        open_dataset(**photo_settings | {"image_size": 0})
+def test_photographs_have_no_mean_image(photo_settings):
     with refused("data.normalize='pixel_mean'", "'channel'"):
         open_dataset(**photo_settings | {"normalize": "pixel_mean"})
 

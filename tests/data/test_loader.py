@@ -57,7 +57,7 @@ def test_training_sees_every_image_once_an_epoch(settings):
     data = open_dataset(**settings | {"augment": "none"})
     batches = take(data.train(479, seed=1), 6)  # 3 batches of 479 are one epoch of 1,437
     stored = data._records["train"]
-    expected = np.sort(data._processing.evaluate(stored.images).reshape(1437, -1).sum(axis=1))
+    expected = np.sort(data.preprocessing.evaluate(stored.images).reshape(1437, -1).sum(axis=1))
     for epoch in (batches[:3], batches[3:]):
         seen = np.concatenate([batch["image"] for batch in epoch]).reshape(1437, -1)
         np.testing.assert_array_equal(np.sort(seen.sum(axis=1)), expected)
@@ -90,15 +90,46 @@ def test_a_batch_depends_on_seed_and_step_alone(settings, photos_dir, kind, work
     assert not np.array_equal(whole[0]["image"], whole[1]["image"])
 
 
+def written_out(stored, data, seed, step, batch_size):
+    """A batch of 'crop_flip' by its definition: nothing but the seed and the step decides."""
+    positions = [
+        np.random.default_rng((seed, index // len(stored))).permutation(len(stored))[index % len(stored)]
+        for index in range(step * batch_size, (step + 1) * batch_size)
+    ]
+    # Grain's generator for one element, whose place is the step.
+    key = np.random.SeedSequence([seed, 1]).generate_state(1, np.uint32)[0]
+    rng = np.random.Generator(np.random.Philox(key))
+    state = rng.bit_generator.state
+    state["state"]["counter"] = np.array([0, 0, 0, step], np.uint64)
+    rng.bit_generator.state = state
+    offsets = rng.integers(0, 2 * data.pad + 1, (batch_size, 2))
+    mirrored = rng.random(batch_size) < 0.5
+    mean, scale = data.preprocessing.mean, 1 / data.preprocessing.std
+    images = []
+    for position, (y, x), mirror in zip(positions, offsets, mirrored, strict=True):
+        image = np.pad(
+            (stored.images[position].astype(np.float32) - mean) * scale, [(data.pad,) * 2] * 2 + [(0, 0)]
+        )
+        image = image[y : y + 8, x : x + 8]
+        images.append(image[:, ::-1] if mirror else image)
+    return {"image": np.stack(images), "label": stored.labels[positions]}
+
+
+@pytest.mark.parametrize("normalize", ["pixel_mean", "channel"])
+def test_a_batch_is_its_definition(settings, normalize):
+    data = open_dataset(**settings | {"normalize": normalize})
+    stored = data.source.load(data.parts["train"])
+    for seed, first in ((3, 0), (7, 30)):
+        batches = take(data.train(50, seed=seed, start_step=first), 3)
+        assert_equal(batches, [written_out(stored, data, seed, first + i, 50) for i in range(3)])
+
+
 def test_seeds_differ_in_order_and_in_augmentation(settings):
-    data = open_dataset(
-        **settings | {"train_split": "train[:1]", "normalize": "channel"}
-    )  # one record: only the augmentation is left
-    a, b = (take(data.train(64, seed), 1)[0]["image"] for seed in (0, 1))
-    assert not np.array_equal(a, b)
-    data = open_dataset(**settings | {"augment": "none"})
-    a, b = (take(data.train(64, seed), 1)[0]["label"] for seed in (0, 1))
-    assert not np.array_equal(a, b)
+    one = open_dataset(**settings | {"train_split": "train[:1]", "normalize": "channel"})
+    order = open_dataset(**settings | {"augment": "none"})
+    for data, key in ((one, "image"), (order, "label")):  # of one record, only the augmentation is left
+        batches = [take(data.train(64, seed), 1)[0][key] for seed in range(4)]
+        assert len({batch.tobytes() for batch in batches}) == 4
 
 
 @pytest.mark.parametrize(("split", "size"), [("train", 1000), ("validation", 437), ("test", 360)])
@@ -112,7 +143,7 @@ def test_evaluation_sees_every_image_once(settings, split, size):
     np.testing.assert_array_equal(mask, np.arange(len(mask)) < size)
     images = np.concatenate([b["image"] for b in batches])
     stored = data._records[split]
-    np.testing.assert_array_equal(images[:size], data._processing.evaluate(stored.images))
+    np.testing.assert_array_equal(images[:size], data.preprocessing.evaluate(stored.images))
     assert not images[size:].any()
     np.testing.assert_array_equal(np.concatenate([b["label"] for b in batches])[:size], stored.labels)
 
@@ -131,7 +162,7 @@ def test_evaluation_of_photographs(settings, photos_dir, workers):
     assert [b["mask"].tolist() for b in batches] == [[1, 1, 1], [1, 1, 1], [1, 0, 0]]
     images, labels = data._records["test"].read(np.arange(7))
     np.testing.assert_array_equal(
-        np.concatenate([b["image"] for b in batches])[:7], data._processing.evaluate(images)
+        np.concatenate([b["image"] for b in batches])[:7], data.preprocessing.evaluate(images)
     )
     assert sorted(labels.tolist()) == sorted(i % 5 for i in range(7))
 

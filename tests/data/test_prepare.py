@@ -5,15 +5,19 @@ import io
 import json
 import os
 import pickle
+import shlex
 import subprocess
 import sys
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from resjax import cli
 from resjax.data import prepare
 from resjax.data.loader import open_dataset
+from resjax.data.resolve import resolve
 from resjax.data.sources import prepared
 from resjax.data.splits import Slice
 from resjax.errors import BadInput
@@ -139,9 +143,7 @@ def test_every_layout_reads_back_the_same(tmp_path, capsys, name, version, dump,
     source = source.parent if container == "parent" else source
     out = tmp_path / "sets"
     assert prepare.main([name, "--source", str(source), "--data_dir", str(out)]) == 0
-    printed = capsys.readouterr().out
-    assert f"wrote {out}/{name}/3.0.2" in printed
-    assert f"--config.data.dir={out}" in printed
+    assert f"wrote {out}/{name}/3.0.2" in capsys.readouterr().out
 
     layout = prepare.PUBLISHED[name].layouts[0]
     expected = make_data(name, [file.removesuffix(".bin") for split in layout.files.values() for file in split])
@@ -157,6 +159,25 @@ def test_every_layout_reads_back_the_same(tmp_path, capsys, name, version, dump,
         assert len(got.images) == len(want) == RECORDS * len(plain)
         assert {image.tobytes(): int(label) for image, label in zip(got.images, got.labels, strict=True)} == want
     assert read.class_names == tuple(names_of(name)["label"])
+
+
+@pytest.mark.parametrize(("name", "classes"), [("cifar10", 10), ("cifar100", 100)])
+def test_the_next_command_is_one(tmp_path, capsys, monkeypatch, name, classes):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    source = write_folder(tmp_path, *published_files(name, "binary"))
+    out = tmp_path / "my sets"
+    assert prepare.main([name, "--source", str(source), "--data_dir", str(out)]) == 0
+    program, arguments = capsys.readouterr().out.split("; next: ")[1].split(" -m resjax.main ")
+    assert program == "python"
+    config = cli.load(shlex.split(arguments))
+    assert (config.data.name, config.data.dir) == (name, str(out))
+    data = resolve(**config.data)
+    assert (data.num_classes, data.image_shape, data.train_size) == (
+        classes,
+        (32, 32, 3),
+        RECORDS * (5 if name == "cifar10" else 1),
+    )
+    assert (data.augment, data.pad, data.normalize) == ("crop_flip", 4, "pixel_mean")
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])

@@ -15,7 +15,7 @@ from resjax.data.splits import Slice
 def test_digits_are_scikit_learns():
     from sklearn.datasets import load_digits
 
-    images, labels = sources._read_digits()
+    images, labels = sources.read_digits(sources.digits_file())
     np.testing.assert_array_equal(images[..., 0], load_digits().images)
     np.testing.assert_array_equal(labels, load_digits().target)
     assert (images.dtype, labels.dtype, images.shape) == (np.uint8, np.int32, (1797, 8, 8, 1))
@@ -27,14 +27,14 @@ def test_digits_split_is_fixed_stratified_and_disjoint():
     train, test = source.load(Slice("train", 0, 1437)), source.load(Slice("test", 0, 360))
     digest = hashlib.sha256(train.images.tobytes() + train.labels.astype("<i4").tobytes()).hexdigest()
     assert digest == "e622a33bb4cc6b415b07c407de2a26929add68e975a822b3f704dc21c98e449e"
-    _, labels = sources._read_digits()
+    _, labels = sources.read_digits(sources.digits_file())
     mask = sources.digits_test_mask(labels)
     assert mask.sum() == 360  # one mask for both sides, so they are disjoint and complete
     of_class = np.bincount(labels)
     np.testing.assert_array_less(np.abs(np.bincount(test.labels) - of_class / 5), 1)
     np.testing.assert_array_equal(np.bincount(test.labels) + np.bincount(train.labels), of_class)
     pixels = np.concatenate([train.images, test.images]).reshape(1797, -1)
-    everything = sources._read_digits()[0].reshape(1797, -1)
+    everything = sources.read_digits(sources.digits_file())[0].reshape(1797, -1)
     np.testing.assert_array_equal(np.unique(pixels, axis=0), np.unique(everything, axis=0))
 
 

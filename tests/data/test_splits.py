@@ -54,8 +54,10 @@ def test_slices_that_cannot_work(text, message):
     assert "\n" not in str(error.value)
 
 
-def test_overlap():
-    assert Slice("train", 0, 10).overlaps(Slice("train", 9, 12))
-    assert Slice("train", 9, 12).overlaps(Slice("train", 0, 20))
-    assert not Slice("train", 0, 10).overlaps(Slice("train", 10, 12))
-    assert not Slice("train", 0, 10).overlaps(Slice("test", 0, 10))
+def test_overlap_is_to_share_a_record():
+    slices = [Slice("train", start, stop) for start in range(5) for stop in range(start + 1, 6)]
+    for a in slices:
+        for b in slices:
+            shared = set(range(a.start, a.stop)) & set(range(b.start, b.stop))
+            assert a.overlaps(b) == bool(shared), (a, b)
+            assert not a.overlaps(Slice("test", b.start, b.stop))

@@ -97,7 +97,8 @@ def test_dry_run_prints_commands_with_the_budget_in_plain_fields(tmp_path, capsy
     assert [line[-1] for line in lines] == [
         f"--workdir={tmp_path}/runs/{row}/seed{seed}" for row in ("original", "exclusive-6") for seed in (0, 1)
     ]
-    assert sorted(lines[3][3:-1]) == [
+    assert lines[3][0].startswith("PJRT_NPROC=")
+    assert sorted(lines[3][4:-1]) == [
         "--config.data.dir=D",
         "--config.model.gate=exclusive",
         "--config.model.gate_bias=-6.0",

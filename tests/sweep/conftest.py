@@ -16,7 +16,7 @@ STAND_IN = """
 import json, os, signal, sys, time
 workdir, seed, note = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 with open(os.path.join(os.path.dirname(workdir), "order.txt"), "a") as file:
-    file.write(f"{seed} {len(os.sched_getaffinity(0))}\\n")
+    file.write(f"{seed} {len(os.sched_getaffinity(0))} {os.environ['PJRT_NPROC']}\\n")
 if note.startswith("fail"):
     print("something before", file=sys.stderr)
     sys.exit("error: " + note)

@@ -26,17 +26,21 @@ def rows(workdir):
     return {row["name"]: row for row in json.loads((workdir / "table.json").read_text())["rows"]}
 
 
-def test_dry_run_prints_the_commands_and_writes_nothing(sweep_file, workdir, capsys):
+def test_dry_run_prints_the_commands_and_writes_nothing(sweep_file, workdir, capsys, monkeypatch):
+    monkeypatch.setenv("PJRT_NPROC", "3")
     path = sweep_file({"A": {}, "wide": {"model.widths": (16, 32, 32)}})
     assert go(path, workdir, "--dry_run") == DONE
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4
     assert shlex.split(lines[3]) == [
-        *("python", "-m", "resjax.main", "--config=configs/digits.py:v1-8", "--config.total_steps=4"),
+        *("PJRT_NPROC=3", "python", "-m", "resjax.main"),
+        *("--config=configs/digits.py:v1-8", "--config.total_steps=4"),
         *("--config.batch_size=16", "--config.schedule.warmup=none", "--config.model.widths=(16,32,32)"),
         *("--config.seed=1", f"--workdir={workdir}/runs/wide/seed1"),
     ]
     assert not workdir.exists()
+    assert go(path, workdir, "--dry_run", "--launcher=slurm") == DONE  # where the node's cores are SLURM's to give
+    assert capsys.readouterr().out.startswith("python -m resjax.main ")
 
 
 def test_a_failing_run_stops_no_other_and_is_a_row(stand_in, sweep_file, workdir, capsys):
@@ -76,7 +80,7 @@ def test_a_sweep_may_grow(stand_in, sweep_file, workdir):
     go(sweep_file({"A": {}}, seeds=(0,)), workdir)
     assert go(sweep_file({"A": {}, "B": {"model.shortcut": "B"}}, seeds=(0, 1)), workdir) == DONE
     assert {name: row["n"] for name, row in rows(workdir).items()} == {"A": 2, "B": 2}
-    assert (workdir / "runs/A/order.txt").read_text().split()[::2] == ["0", "1"]
+    assert (workdir / "runs/A/order.txt").read_text().split()[::3] == ["0", "1"]
 
 
 @pytest.mark.parametrize(
@@ -154,12 +158,20 @@ def test_a_signal_stops_the_sweep(stand_in, sweep_file, workdir, capfd):
     assert (workdir / "runs/slow/seed0.log").read_text().endswith("stopped at step 2 of 4\n")
 
 
-def test_jobs_share_the_cores(stand_in, sweep_file, workdir):
+@pytest.mark.parametrize("asked", [None, 7])
+def test_jobs_share_the_cores_and_have_all_threads(asked, stand_in, sweep_file, workdir, monkeypatch):
     cores = len(os.sched_getaffinity(0))
+    monkeypatch.delenv("NPROC", raising=False)
+    monkeypatch.delenv("PJRT_NPROC", raising=False)
+    if asked:
+        monkeypatch.setenv("NPROC", str(asked))
     go(sweep_file({"A": {}}), workdir, "--jobs=2")
-    given = Path(workdir / "runs/A/order.txt").read_text().split()[1::2]
-    assert given == [str(max(1, cores // 2))] * 2
+    given = Path(workdir / "runs/A/order.txt").read_text().split()
+    assert given[1::3] == [str(max(1, cores // 2))] * 2
+    assert given[2::3] == [str(asked or cores)] * 2
     assert len(os.sched_getaffinity(0)) == cores
+    log = (workdir / "runs/A/seed0.log").read_text()
+    assert log.startswith(f"$ PJRT_NPROC={asked or cores} python -m resjax.main --config=")
 
 
 @pytest.mark.parametrize(

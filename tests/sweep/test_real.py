@@ -1,11 +1,14 @@
-"""One sweep of real training: a run that ends, and one that is stopped in the middle and goes on."""
+"""Sweeps of real training: a run is stopped and goes on; what one gives depends on no number of jobs."""
 
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
 import time
+
+import pytest
 
 RESUMED = re.compile(r"resumed +from step (\d+)")
 
@@ -44,3 +47,21 @@ def test_stop_in_mid_run_and_go_on(sweep_file, workdir):
     assert summary["steps"] == 1000
     assert row["test_error_mean"] == 100 * (1 - summary["test_accuracy"])
     assert row["params"] == summary["params"]
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+def test_a_run_beside_others_gives_the_bits_of_its_command(sweep_file, workdir, tmp_path):
+    sweep = [sys.executable, "-m", "resjax.sweep", f"--sweep={sweep_file({'A': {}})}", f"--workdir={workdir}"]
+    printed = subprocess.run([*sweep, "--dry_run"], capture_output=True, text=True, check=True).stdout
+    done = subprocess.run([*sweep, "--jobs=2"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+    alone = (
+        printed.splitlines()[0].replace("python", sys.executable, 1).replace(str(workdir), str(tmp_path / "alone"))
+    )
+    subprocess.run(alone, shell=True, check=True, capture_output=True)
+    digests = [
+        json.loads((path / "runs/A/seed0/summary.json").read_text())["state_digest"]
+        for path in (workdir, tmp_path / "alone")
+    ]
+    assert digests[0] == digests[1]

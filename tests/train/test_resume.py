@@ -114,12 +114,12 @@ def test_signal_during_an_evaluation_saves(call, tiny, tmp_path, monkeypatch, re
 
 
 def test_interrupt_before_training_is_one_line(call, tiny, tmp_path, monkeypatch):
-    from resjax import main
+    from resjax import experiment
 
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(main, "durations", interrupted)
+    monkeypatch.setattr(experiment, "durations", interrupted)
     code, _, err = call(*tiny, f"--workdir={tmp_path}/run", "--config.total_steps=6")
     assert (code, err) == (130, "stopped\n")
 

@@ -22,6 +22,7 @@ BASE = (
     "--config.schedule.warmup=none",
 )
 BLANK = {"image": np.zeros((64, 8, 8, 1), np.float32), "label": np.zeros(64, np.int32)}
+SEED = np.uint32(0)
 ONE, EIGHT, FSDP = ("mesh.data=1",), ("mesh.data=8",), ("mesh.data=2", "mesh.fsdp=4")
 
 
@@ -33,11 +34,11 @@ def program(*changes):
 def losses(steps, *changes):
     """The losses of the first steps on the digits."""
     own, config = program(*changes)
-    state, found = own.init(), []
+    state, found = own.init(SEED), []
     batches = open_dataset(**config.data).train(config.batch_size, seed=0)
     for _ in range(steps):
-        state, sums = own.train_step(state, own.place(next(batches)))
-        found.append(float(sums["loss"]) / config.batch_size)
+        state, metrics = own.train_step(state, own.place(next(batches)), SEED)
+        found.append(float(metrics["loss"][0]))
     batches.close()
     return np.array(found), state
 
@@ -67,8 +68,8 @@ def test_bn_groups_agree(single, changes):
 
 def test_state_is_born_sharded_and_stays_so():
     own, _ = program(*FSDP)
-    state = own.init()
-    after, _ = own.train_step(own.init(), own.place(BLANK))
+    state = own.init(SEED)
+    after, _ = own.train_step(own.init(SEED), own.place(BLANK), SEED)
     for tree in (state, after):
         assert jax.tree.map(lambda x: x.sharding, tree) == jax.tree.map(lambda a: a.sharding, own.abstract)
         for part in (tree.params, tree.opt_state):
@@ -83,7 +84,7 @@ def test_state_is_born_sharded_and_stays_so():
 
     whole = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     assert on_one_device(state) < 0.5 * whole  # a quarter of the large leaves, and the small ones
-    assert on_one_device(program(*EIGHT)[0].init()) == whole
+    assert on_one_device(program(*EIGHT)[0].init(SEED)) == whole
 
 
 def test_momentum_is_split_as_its_parameter():
@@ -95,8 +96,8 @@ def test_momentum_is_split_as_its_parameter():
 
 def test_state_is_donated():
     own, _ = program(*ONE)
-    state = own.init()
-    own.train_step(state, own.place(BLANK))
+    state = own.init(SEED)
+    own.train_step(state, own.place(BLANK), SEED)
     leaves = jax.tree.leaves((state.params, state.opt_state, state.batch_stats))
     assert all(leaf.is_deleted() for leaf in leaves)
 

@@ -1,0 +1,172 @@
+"""What turns stored pixels into network input; weights are worthless without it, so it is saved with them."""
+
+import base64
+import binascii
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from resjax.errors import BadInput
+
+# One array if all images have one size, else a list of them.
+Images = Sequence[np.ndarray] | np.ndarray
+
+INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+# Published single-crop results resize the short side to 256 and keep the central 224.
+CROP_SHARE = 224 / 256
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Preprocessing:
+    """Stored pixels -> network input, fixed when a run starts.
+
+    Two are equal if they give the same input: all fields are, to the last bit.
+
+    Attributes:
+        mean: float32 [C], or a whole mean image [H, W, C], in the units of the stored pixels.
+        std: float32, scalar or [C].
+        size: side of the square input in pixels; 0 takes images as they are stored.
+        crop_share: side of the central crop as a share of the resized short side; used if `size` is not 0.
+        interpolation: of resizing, a key of INTERPOLATIONS.
+        class_names: in label order, or empty if the classes have no names.
+    """
+
+    mean: np.ndarray
+    std: np.ndarray
+    size: int = 0
+    crop_share: float = CROP_SHARE
+    interpolation: str = "bilinear"
+    class_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for values that cannot work."""
+        if self.mean.dtype != np.float32 or self.mean.ndim not in (1, 3) or not self.mean.size:
+            raise ValueError(f"mean is {self.mean.dtype} {list(self.mean.shape)}, not float32 [C] or [H, W, C]")
+        if self.std.dtype != np.float32 or self.std.shape not in ((), self.mean.shape[-1:]):
+            raise ValueError(
+                f"std is {self.std.dtype} {list(self.std.shape)}, not float32 for {self.channels} channels"
+            )
+        if not (np.isfinite(self.mean).all() and np.isfinite(self.std).all() and (self.std > 0).all()):
+            raise ValueError("mean and std are not finite numbers and positive ones")
+        if type(self.size) is not int or self.size < 0 or (self.size and self.mean.ndim == 3):
+            raise ValueError(f"size={self.size!r} is no side in pixels, or a mean image is there, which needs 0")
+        if type(self.crop_share) is not float or not 0 < self.crop_share <= 1:
+            raise ValueError(f"crop_share={self.crop_share!r} is no share in (0, 1]")
+        if self.interpolation not in tuple(INTERPOLATIONS):
+            raise ValueError(f"interpolation={self.interpolation!r} is not {' or '.join(INTERPOLATIONS)}")
+        if type(self.class_names) is not tuple or not all(isinstance(name, str) for name in self.class_names):
+            raise ValueError("class_names are not all text")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Preprocessing) and self.json() == other.json()
+
+    @property
+    def channels(self) -> int:
+        return self.mean.shape[-1]
+
+    def evaluate(self, images: Images) -> np.ndarray:
+        """The one fixed view: B uint8 images [H, W, C] -> float32 [B, H', W', C]."""
+        return self.normalize(self.view(images))
+
+    def view(self, images: Images) -> np.ndarray:
+        """The same view before it is normalised, uint8: the whole images, or their centres at `size`."""
+        if not self.size:
+            return np.asarray(images)
+        return np.stack([centre_view(image, self.size, self.crop_share, self.interpolation) for image in images])
+
+    def normalize(self, images: np.ndarray) -> np.ndarray:
+        """(image - mean) / std: [B, H, W, C] uint8 -> float32."""
+        result = images.astype(np.float32)
+        result -= self.mean
+        result *= 1 / self.std
+        return result
+
+    def json(self) -> dict[str, Any]:
+        """As JSON has it, exact to the last bit; a mean image of 32 x 32 x 3 takes 16 kB."""
+        return {
+            "mean": _plain(self.mean),
+            "std": _plain(self.std),
+            "size": self.size,
+            "crop_share": self.crop_share,
+            "interpolation": self.interpolation,
+            "class_names": list(self.class_names),
+        }
+
+    @classmethod
+    def from_json(cls, saved: Any, where: object = "preprocessing") -> "Preprocessing":
+        """What `json` made of one.
+
+        Args:
+            where: where it comes from, for the message.
+
+        Raises:
+            BadInput: it holds something else by now.
+        """
+        fields = [field.name for field in dataclasses.fields(cls)]
+        try:
+            if not isinstance(saved, dict):
+                raise ValueError(f"it is no dictionary but {type(saved).__name__}")
+            if odd := sorted(saved.keys() ^ set(fields)):
+                raise ValueError(f"{odd[0]} is {'unknown' if odd[0] in saved else 'missing'}")
+            if type(saved["class_names"]) is not list:
+                raise ValueError("class_names are no list")
+            return cls(
+                mean=_array(saved["mean"]),
+                std=_array(saved["std"]),
+                size=saved["size"],
+                crop_share=saved["crop_share"],
+                interpolation=saved["interpolation"],
+                class_names=tuple(saved["class_names"]),
+            )
+        except (TypeError, ValueError, OverflowError) as error:
+            raise BadInput(f"{where} cannot be used ({error}): restore it from a copy") from error
+
+
+def centre_view(image: np.ndarray, size: int, crop_share: float, interpolation: str) -> np.ndarray:
+    """Resizes the short side of a uint8 image [H, W, C] to size / crop_share and crops the central size x size."""
+    height, width = image.shape[:2]
+    scale = round(size / crop_share) / min(height, width)
+    h, w = max(size, round(height * scale)), max(size, round(width * scale))
+    resized = resize(image, (0, 0, width, height), (w, h), interpolation)
+    top, left = (h - size) // 2, (w - size) // 2
+    return resized[top : top + size, left : left + size]
+
+
+def resize(
+    image: np.ndarray, box: tuple[int, int, int, int], size: tuple[int, int], interpolation: str
+) -> np.ndarray:
+    """Resizes box (left, top, right, bottom) of a uint8 image [H, W, C] to size (width, height).
+
+    Pillow's filters average over the source pixels where they shrink (antialiasing).
+    """
+    pixels = image[..., 0] if image.shape[-1] == 1 else image
+    resized = Image.fromarray(pixels).resize(size, INTERPOLATIONS[interpolation], box=box)
+    return np.asarray(resized).reshape(size[1], size[0], image.shape[-1])
+
+
+def _plain(values: np.ndarray) -> Any:
+    """Numbers to be read by people; those of a whole image as base64, which is also exact and a fifth as long."""
+    if values.ndim < 3:
+        return values.tolist()
+    little_endian = values.astype("<f4").tobytes()
+    return {"shape": list(values.shape), "float32": base64.b64encode(little_endian).decode()}
+
+
+def _array(saved: Any) -> np.ndarray:
+    """The inverse of `_plain`."""
+    if not isinstance(saved, dict):
+        numbers = saved if isinstance(saved, list) else [saved]
+        if any(type(number) not in (int, float) for number in numbers):
+            raise ValueError("mean or std are no numbers")
+        return np.array(saved, np.float32)
+    if saved.keys() != {"shape", "float32"}:
+        raise ValueError("the mean image is not given as shape and float32")
+    try:
+        content = base64.b64decode(saved["float32"], validate=True)
+        return np.frombuffer(content, "<f4").astype(np.float32).reshape([int(n) for n in saved["shape"]])
+    except (binascii.Error, TypeError, ValueError) as error:
+        raise ValueError(f"the mean image is cut or changed: {error}") from error

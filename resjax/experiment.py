@@ -1,0 +1,53 @@
+"""From a config to everything that a run needs: the network, the data, the durations, the compiled functions."""
+
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from resjax.checks import resolved, validate
+from resjax.config import durations, network
+from resjax.data.loader import open_dataset
+from resjax.data.preprocess import Preprocessing
+from resjax.errors import BadInput
+from resjax.evaluation.evaluate import Evaluation
+from resjax.train.checkpoint import Checkpoints
+from resjax.train.loop import Experiment
+from resjax.train.program import build
+
+
+def open(config: ConfigDict, workdir: Path | None = None) -> Experiment:
+    """Assembles a run; compiles nothing yet.
+
+    Args:
+      workdir: where the run has been, if it has: its preprocessing is taken, not found anew in the data.
+
+    In the experiment's config stands what the data set knows, wherever `config` leaves it open.
+
+    Raises:
+      BadInput: naming the first field that cannot work.
+    """
+    validate(config, jax.device_count())
+    dataset = open_dataset(**config.data, preprocessing=preprocessing(workdir) if workdir else None)
+    config = resolved(config, dataset)
+    spec, length = network(config), durations(config, dataset.train_size)
+    splits = ["validation", "test"] if dataset.validation_size else ["test"]
+    evaluations = tuple(
+        Evaluation(split, partial(dataset.evaluate, split, config.batch_size), length.eval_every)
+        for split in splits
+    )
+    return Experiment(config, spec, dataset, length, evaluations, build(config, spec, length))
+
+
+def preprocessing(workdir: Path) -> Preprocessing | None:
+    """What the weights in `workdir` were trained with; None where none are, or 0.1.0 saved them without it."""
+    with closing(Checkpoints(workdir)) as checkpoints:
+        for step in checkpoints.steps():
+            try:
+                meta = checkpoints.meta(step)
+            except BadInput:
+                continue  # whoever restores it says what is wrong
+            return Preprocessing.from_json(meta["preprocessing"]) if "preprocessing" in meta else None
+    return None
