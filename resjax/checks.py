@@ -197,17 +197,29 @@ def validate_data(config: ConfigDict, spec: Spec, image_shape: tuple[int, ...], 
         )
 
 
-FREE = ("name", "mesh", "log_every_steps", "checkpoint_every", "checkpoint_keep", "data.dir", "data.workers")
-LENGTH = ("total_steps", "total_epochs")  # free too, where the schedule does not depend on the end
-EXECUTION = ("model.scan", "model.remat")  # the same function
+# Fields that may change in mid-run: they do not change the result.
+FREE = {
+    "name",
+    "mesh.data",
+    "mesh.fsdp",
+    "log_every_steps",
+    "checkpoint_every_steps",
+    "checkpoint_every_epochs",
+    "checkpoint_keep",
+    "data.dir",
+    "data.workers",
+    "model.scan",
+    "model.remat",
+}
+LENGTH = {"total_steps", "total_epochs"}  # free too, where the schedule does not depend on the end
 
 
 def differences(saved: dict[str, Any], config: ConfigDict) -> list[str]:
     """The fields in which `config` differs from a saved one that may not change in mid-run, as readable lines."""
-    free = FREE + EXECUTION + (LENGTH if config.schedule.name != "cosine" else ())
+    free = FREE | (LENGTH if config.schedule.name != "cosine" else set())
     old, new = flatten(saved), flatten(plain(config))
     return [
         f"{key}: {old.get(key)!r} there, {new.get(key)!r} here"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not key.startswith(free)
+        if old.get(key) != new.get(key) and key not in free
     ]
