@@ -250,7 +250,7 @@ TWO_VALUES = {int: (3, 4), float: (0.25, 0.5), str: ("x", "y"), bool: (False, Tr
 
 def changed_fields(old, new):
     """The fields that `differences` names."""
-    return {line.partition(":")[0] for line in differences(plain(old), new)}
+    return {line.partition(":")[0] for line in differences(old, new)}
 
 
 def section_and_name(config, field):

@@ -9,8 +9,8 @@ import numpy as np
 import optax
 import pytest
 
+from resjax import experiment
 from resjax.cli import load
-from resjax.config import durations, network
 from resjax.data.loader import open_dataset
 from resjax.evaluation.evaluate import evaluate, make_eval_step, sums
 from resjax.models.resnet import ResNet
@@ -31,7 +31,13 @@ def batch(n=16, seed=0):
 
 def step_of(spec, seed=0, **options):
     """The training step as a function (state, batch) -> (state, sums)."""
-    return make_train_step(ResNet(spec), TX, seed=seed, **options)
+    step = make_train_step(ResNet(spec), TX, optax.constant_schedule(0.1), **options)
+
+    def of_one_seed(state, batch):
+        state, metrics = step(state, batch, jnp.uint32(seed))
+        return state, metrics["sums"]
+
+    return of_one_seed
 
 
 @functools.cache  # compiling is what takes the time
@@ -244,8 +250,26 @@ def test_padding_does_not_count_whatever_it_holds():
 def test_config_reaches_the_step(monkeypatch):
     """What `optimizer` does with its fields is tested beside it; these go another way."""
     seen = {}
-    monkeypatch.setattr(program, "make_train_step", lambda model, tx, **options: seen.update(options) or print)
-    fields = ("seed=5", "optimizer.label_smoothing=0.2", "optimizer.accumulate=4")
-    config = load(["--config=configs/digits.py", *(f"--config.{field}" for field in fields)])
-    program.build(config, network(config), durations(config, 1437))
-    assert seen == {"seed": 5, "label_smoothing": 0.2, "accumulate": 4}
+    monkeypatch.setattr(
+        program, "make_train_step", lambda model, tx, rate, **options: seen.update(options) or print
+    )
+    fields = ("optimizer.label_smoothing=0.2", "optimizer.accumulate=4")
+    experiment.open(load(["--config=configs/digits.py", *(f"--config.{field}" for field in fields)]))
+    assert seen == {"label_smoothing": 0.2, "accumulate": 4}
+
+
+def test_metrics_tell_means_and_norms():
+    """Beside the sums: the batch's means, the rate of this step, the gradient before clipping, the new weights."""
+    rate = optax.linear_schedule(0.0, 1.0, 10)
+    tx = optax.chain(optax.clip_by_global_norm(1e-3), optax.sgd(rate))
+    before = init_state(SPEC, tx, 0).replace(step=jnp.int32(3))
+    step = make_train_step(ResNet(SPEC), tx, rate)
+    after, metrics = jax.jit(step)(before, batch(), jnp.uint32(0))
+    (loss, _), grads = loss_and_grad(SPEC, before, batch())
+    np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-6)
+    assert metrics["accuracy"] == metrics["sums"]["correct"] / 16
+    assert metrics["accuracy_top5"] == metrics["sums"]["correct5"] / 16
+    assert metrics["learning_rate"] == np.float32(0.3)
+    for name, tree in (("gradient_norm", grads), ("weight_norm", after.params)):
+        norm = np.sqrt(sum(np.square(x, dtype=np.float64).sum() for x in jax.tree.leaves(tree)))
+        np.testing.assert_allclose(metrics[name], norm, rtol=1e-5)
