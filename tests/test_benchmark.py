@@ -2,7 +2,6 @@ import importlib.util
 import json
 import math
 
-import jax
 import pytest
 
 from resjax import benchmark
