@@ -304,6 +304,18 @@ def test_formula_agrees_with_the_tree_and_the_program(name: str) -> None:
     images = jax.ShapeDtypeStruct((1, spec.input_size, spec.input_size, spec.input_channels), jnp.float32)
     program = jax.make_jaxpr(ResNet(spec).apply)(params | {"batch_stats": stats}, images)
     assert counts.total(spec) == Cost(size(params), traced_macs(program.jaxpr))
+    weights = layout.weight_layers(spec)
+    assert len(weights) == spec.depth
+    for path, layer in weights:
+        kernel = params["params"]
+        for name in (*path, "kernel"):
+            kernel = kernel[name]
+        assert kernel.shape[-2:] == (layer.in_width // layer.groups, layer.width), path
+
+
+def test_a_layer_with_parameters_but_no_formula_is_not_counted_as_free() -> None:
+    with pytest.raises(NotImplementedError, match="median"):
+        counts.cost(layout.Layer("median", in_width=4, width=4, size=1, name="median1"))
 
 
 def _variables(spec: Spec) -> dict:
