@@ -62,16 +62,16 @@ def normalize(
 
         xhat = (x - mean) rstd,    rstd = 1 / sqrt(var + epsilon),    y = gamma xhat + beta
 
-    The difference E[x^2] - E[x]^2 of large numbers loses all digits where the mean is far from 0. Here a first
-    guess of the mean, that of the middle row of every image, is subtracted from x before anything is squared. As a
-    row is one of H, its mean is at most sqrt(H) standard deviations off: var is exact to H roundings, whatever the
-    mean.
+    E[x^2] - E[x]^2 is a difference of large numbers where the mean is far from 0. Here a first guess of the mean,
+    that of the middle row of every image, is subtracted from x before anything is squared. As a row is one of H,
+    its mean is at most sqrt(H) standard deviations off: var is exact to about H roundings, whatever the mean.
 
-    In the gradient, g = dL/dy reaches x directly, through the mean and through rstd. With n values in a group:
+    The gradient g = dL/dy reaches x directly, through the mean and through rstd. With means over the n values that
+    share their statistics:
 
-        dL/dbeta = sum g,    dL/dgamma = sum g xhat,    dL/dx = gamma rstd (g - sum g / n - xhat sum (g xhat) / n)
+        dL/dbeta = n mean(g),    dL/dgamma = n mean(g xhat),    dL/dx = gamma rstd (g - mean(g) - xhat mean(g xhat))
 
-    so two sums and one pass do, and only x is kept, in its own type.
+    That takes two sums and one pass, and of the size of x only x itself is kept, in its own type.
 
     Args:
       x: [G, N/G, ..., C] or [N, ..., C] in any float type.
@@ -80,8 +80,7 @@ def normalize(
       epsilon: added to the variance.
 
     Returns:
-      y as x; mean and biased variance, of size 1 along `axes`, in float32 (float64 for float64). The latter two
-      have no gradient.
+      y as x; mean and biased variance, of size 1 along `axes`, in float32 (float64 for float64), without gradients.
     """
     return _forward(x, gamma, beta, axes, epsilon)[0]
 
@@ -99,7 +98,7 @@ def _forward(
         sample = jax.lax.slice_in_dim(wide, middle, middle + 1, axis=axes[1])
     guess = sample.mean(axes, keepdims=True)
     z = wide - guess
-    rest = z.mean(axes, keepdims=True)  # mean = guess + rest, which float32 holds only as two numbers
+    rest = z.mean(axes, keepdims=True)  # the mean is guess + rest: two numbers, as one would lose digits
     var = jnp.maximum(jnp.square(z).mean(axes, keepdims=True) - jnp.square(rest), 0)
     rstd = jax.lax.rsqrt(var + epsilon)
     scale = gamma * rstd
@@ -111,16 +110,17 @@ def _backward(
     axes: tuple[int, ...], epsilon: float, saved: Saved, gradients: Saved
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     x, gamma, beta, guess, rest, rstd = saved
-    g = gradients[0].astype(rstd.dtype)
-    z = x.astype(rstd.dtype) - guess
+    wide, g = x.astype(rstd.dtype), gradients[0].astype(rstd.dtype)
     mean_g = g.mean(axes, keepdims=True)
-    mean_gx = ((g * z).mean(axes, keepdims=True) - rest * mean_g) * rstd  # of g xhat
+    # The sum over g x, not g (x - guess): XLA would keep that difference, as large as x, from the forward pass on,
+    # a third of a step's memory and a quarter of the time here. Its rounding is about that of the mean in float32.
+    cov = (g * wide).mean(axes, keepdims=True) - (guess + rest) * mean_g  # of g and x; rstd cov = mean(g xhat)
     a = gamma * rstd
-    c = a * rstd * mean_gx
-    dx = a * g - c * z + (c * rest - a * mean_g)
+    c = a * jnp.square(rstd) * cov
+    dx = a * (g - mean_g) - c * ((wide - guess) - rest)
     n = x.size // rstd.size
     groups = tuple(range(x.ndim - 1))
-    dgamma, dbeta = ((n * mean).sum(groups, keepdims=True) for mean in (mean_gx, mean_g))
+    dgamma, dbeta = ((n * mean).sum(groups, keepdims=True) for mean in (rstd * cov, mean_g))
     return dx.astype(x.dtype), dgamma.astype(gamma.dtype), dbeta.astype(beta.dtype)
 
 
