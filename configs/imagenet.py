@@ -3,8 +3,9 @@
     python -m resjax.main --config=configs/imagenet.py:v1-50 --config.data.dir=D
 
 where D holds `imagenet2012` prepared by TFDS with file_format=array_record. Networks: `v1-18` to `v1-200`,
-`v1.5-50`, `v2-200`, `plain-34`. Batch 256, rate 0.1, a tenth at epochs 30 and 60, 90 epochs, decay 1e-4, BN
-over groups of 32 images as on the papers' eight GPUs; bfloat16 convolutions.
+`v1.5-50`, `v1.5-50-d`, `v2-200`, `v2-50-raw`, `plain-34`, `se-50`, `resnext-50-32x4d`, `resnext-101-32x8d`,
+`wide-50-2`. Batch 256, rate 0.1, a tenth at epochs 30 and 60, 90 epochs, decay 1e-4, BN over groups of 32 images
+as on the papers' eight GPUs; bfloat16 convolutions.
 
 Expected top-1 error, single centre crop, the authors' for their v1 weights: v1-50 24.7 %, v1-101 23.6 %,
 v1-152 23.0 %. Not run here.

@@ -180,6 +180,7 @@ def resolved(config: ConfigDict, facts: Resolved) -> ConfigDict:
     Raises:
       BadInput: naming the field of the model that does not fit the set.
     """
+    check_size(config, facts.image_shape, facts.num_classes)
     config = sized(config, facts.image_shape, facts.num_classes)
     for field in ("augment", "pad", "normalize", "image_size"):
         config.data[field] = getattr(facts, field)
@@ -187,33 +188,39 @@ def resolved(config: ConfigDict, facts: Resolved) -> ConfigDict:
 
 
 def sized(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> ConfigDict:
-    """A copy of `config` whose network has the input and the classes of a data set.
+    """A copy of `config` whose network has the input and the classes of a data set, wherever it leaves them open.
 
     Args:
       image_shape: (H, W, C) of the processed images.
 
     Raises:
-      BadInput: naming the field of the model that is neither open nor right.
+      BadInput: for oblong images, which no network here takes.
     """
     height, width, channels = image_shape
     if height != width:
         raise BadInput(f"data.name={config.data.name}: its images are {height}x{width}; set data.image_size")
     config = config.copy_and_resolve_references()
     for field, value in {"input_size": height, "input_channels": channels, "num_classes": num_classes}.items():
+        config.model[field] = config.model[field] or value
+    return config
+
+
+def check_size(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> None:
+    """Raises BadInput, naming the field of the model, unless the network of `config` fits a data set."""
+    height, _, channels = image_shape
+    for field, value in {"input_size": height, "input_channels": channels, "num_classes": num_classes}.items():
         if config.model[field] not in (0, value):
             raise BadInput(
                 f"model.{field}={config.model[field]} but {config.data.name} has {value}: "
                 f"set model.{field}={value}, or 0 to take what the data set has"
             )
-        config.model[field] = value
-    return config
 
 
 def described(config: ConfigDict) -> ConfigDict:
-    """`sized` without opening the data: by the prepared set's description, or as the set is published.
+    """`sized` without opening the data: as the set is published, or by the prepared set's description.
 
     Raises:
-      BadInput: for a set that is neither prepared nor known.
+      BadInput: for a set that is neither known nor prepared.
     """
     if all(config.model[field] for field in ("input_size", "input_channels", "num_classes")):
         return config

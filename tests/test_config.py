@@ -230,6 +230,57 @@ def test_what_a_resume_may_change():
     assert differences(digits, load([DIGITS, "--config.total_epochs=60"])) != []  # cosine
 
 
+# What a run may go on with although it differs, as the README says; the length only where no schedule ends with it.
+FREE = {
+    "name",
+    "mesh.data",
+    "mesh.fsdp",
+    "log_every_steps",
+    "checkpoint_every_steps",
+    "checkpoint_every_epochs",
+    "checkpoint_keep",
+    "data.dir",
+    "data.workers",
+    "model.scan",
+    "model.remat",
+}
+LENGTH = {"total_steps", "total_epochs"}
+TWO_VALUES = {int: (3, 4), float: (0.25, 0.5), str: ("x", "y"), bool: (False, True), tuple: ((1,), (2,))}
+
+
+def changed_fields(old, new):
+    """The fields that `differences` names."""
+    return {line.partition(":")[0] for line in differences(old, new)}
+
+
+def section_and_name(config, field):
+    section, _, name = field.rpartition(".")
+    return (config[section] if section else config), name
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "piecewise"])
+@pytest.mark.parametrize("field", flatten(plain(default())))
+def test_every_field_outside_the_documented_list_is_compared(field, schedule):
+    old, new = default(), default()
+    old.schedule.name = new.schedule.name = schedule
+    for at, config in enumerate((old, new)):
+        section, name = section_and_name(config, field)
+        section[name] = TWO_VALUES[section.get_type(name)][at]
+    free = FREE | (LENGTH if new.schedule.name != "cosine" else set())
+    assert changed_fields(old, new) == {field} - free
+    assert changed_fields(old, old) == set()
+
+
+@pytest.mark.parametrize("field", ["name_x", "mesh_x", "data.dirs", "model.scanned", "total_steps_x"])
+def test_a_free_field_does_not_free_what_begins_with_its_name(field):
+    old, new = default(), default()
+    for value, config in enumerate((old, new)):
+        section, name = section_and_name(config, field)
+        with config.unlocked():
+            section[name] = value
+    assert changed_fields(old, new) == {field}
+
+
 def test_the_readmes_way_to_write_a_config(tmp_path):
     """A file of one's own needs three lines."""
     text = "from resjax.config import default\ndef get_config(spec=''):\n    return default()\n"

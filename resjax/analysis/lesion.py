@@ -72,8 +72,8 @@ def measure(run: Run, options: Options) -> dict[str, Any]:
     if not able:
         raise BadInput(f"--workdir={run.workdir}: every unit changes its input's shape, so none can be removed")
     variables = run.variables(step)
-    size = min(run.config.batch_size, options.images or run.dataset.test_size)
-    with closing(run.dataset.evaluate("test", size)) as batches:
+    size = min(run.config.batch_size, options.images or run.experiment.dataset.test_size)
+    with closing(run.experiment.dataset.evaluate("test", size)) as batches:
         kept = None if options.images is None else -(-options.images // size)
         images = [jax.device_put(batch) for batch in islice(batches, kept)]
 

@@ -12,14 +12,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from resjax import experiment, files
-from resjax.config import Durations, durations, network, restored
-from resjax.data.loader import Dataset, open_dataset
+from resjax.config import network, restored
 from resjax.errors import BadInput
 from resjax.evaluation.evaluate import Batch
 from resjax.models import scan
 from resjax.models.spec import Spec
-from resjax.train import program
 from resjax.train.checkpoint import Checkpoints, initialize_from
+from resjax.train.loop import Experiment
 
 Variables = dict[str, Any]
 
@@ -92,14 +91,9 @@ class Run:
         )
 
     @functools.cached_property
-    def dataset(self) -> Dataset:
-        """The data that the run was trained on."""
-        return open_dataset(**self.config.data, preprocessing=experiment.preprocessing(self.workdir))
-
-    @functools.cached_property
-    def durations(self) -> Durations:
-        """The run's durations in steps."""
-        return durations(self.config, self.dataset.train_size)
+    def experiment(self) -> Experiment:
+        """Data, durations and program of the run, under the preprocessing that its weights were trained with."""
+        return experiment.open(self.config, self.workdir)
 
     @functools.cached_property
     def steps(self) -> tuple[int, ...]:
@@ -152,21 +146,21 @@ class Run:
     def batch(self, images: int) -> Batch:
         """The run's first training images, augmented: as many whole BN groups as `images` holds, or one."""
         group = self.spec.bn_group or 1
-        with closing(self.dataset.train(max(1, images // group) * group, self.config.seed)) as batches:
+        with closing(self.experiment.dataset.train(max(1, images // group) * group, self.config.seed)) as batches:
             return jax.device_put(next(batches))
 
     def facts(self) -> dict[str, Any]:
         """What every picture says about the training: `data`, `total_steps` and `batch_size`."""
         return {
             "data": self.config.data.name,
-            "total_steps": self.durations.total,
+            "total_steps": self.experiment.durations.total,
             "batch_size": self.config.batch_size,
         }
 
     def _start(self) -> Variables:
         # By the very program that training starts with: the same function compiled otherwise rounds otherwise,
         # and a scanned network draws other weights than the same network unrolled.
-        state = program.build(self.config, network(self.config), self.durations).init(np.uint32(self.config.seed))
+        state = self.experiment.program.init(np.uint32(self.config.seed))
         if self.config.init_from:
             state = initialize_from(Path(self.config.init_from), state)
         return scan.unroll({"params": state.params, "batch_stats": state.batch_stats})

@@ -144,7 +144,7 @@ def shortcut(spec: Spec, shape: UnitShape, steps: str, order: Order) -> Layers:
             if not order.lead:
                 chain.norm("norm")
         elif stride > 1 or width != chain.width:
-            chain.add(kind, width, stride=stride, kernel=stride)
+            chain.add(kind, width, stride=stride)
     return chain.take()
 
 

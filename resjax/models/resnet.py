@@ -43,8 +43,7 @@ class ResNet(nn.Module):
     """The network that a `Spec` describes.
 
     Names in the parameter tree are stable: `stem/conv1`, `stage1/unit0/{conv1,norm1,shortcut,gate,excitation}`,
-    `norm`, `head`.
-    Dropout and stochastic depth draw from the rng stream `dropout`.
+    `norm`, `head`. Dropout and stochastic depth draw from the rng stream `dropout`.
     """
 
     spec: Spec

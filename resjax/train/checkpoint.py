@@ -245,16 +245,10 @@ class Checkpoints:
     def _tree(self, step: int, meta: dict[str, Any]) -> dict[str, Any]:
         """The shape and type of every saved leaf, as Orbax names them."""
         folder = self._directory / str(step) / "state"
-        damage.read_json(folder / "_METADATA")  # without it Orbax guesses
-        try:
-            with closing(ocp.StandardCheckpointer()) as orbax:
-                tree = orbax.metadata(folder).item_metadata.tree
-        except (AttributeError, KeyError, TypeError) as error:
-            if meta["versions"]["orbax-checkpoint"] == importlib.metadata.version("orbax-checkpoint"):
-                raise damage.Damage(
-                    "state/_METADATA is garbled"
-                ) from error  # the version that wrote it cannot read it
-            raise
+        # Without these two Orbax guesses.
+        damage.read_json(folder / "_METADATA")
+        (folder / "manifest.ocdbt").read_bytes()
+        tree = ocp.PyTreeCheckpointHandler().metadata(folder).tree
         tree = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
         if "structure" in meta and meta["structure"] != _structure_digest(digest.structure(tree)):
             raise damage.Damage("state/_METADATA is not that of what was saved")

@@ -8,11 +8,10 @@ import pytest
 
 from resjax import cli, experiment, files
 from resjax.analysis.runs import Run, gather, spaced
-from resjax.config import durations, plain
+from resjax.config import plain
 from resjax.errors import BadInput
 from resjax.train.checkpoint import Checkpoints
 from resjax.train.loop import train
-from resjax.train.program import build
 from tests.conftest import ROOT, jax_flags
 
 
@@ -26,8 +25,7 @@ def test_a_run_knows_its_steps_and_weights(residual):
     assert run.find("latest") == run.find(None) == 4
     assert run.find("2") == 2
     assert run.find("0") == 0
-    program = build(run.config, run.spec, durations(run.config, run.dataset.train_size))
-    with_optimizer, _ = Checkpoints(residual).restore(program.abstract, 2)
+    with_optimizer, _ = Checkpoints(residual).restore(run.experiment.program.abstract, 2)
     assert same(run.variables(2)["params"], with_optimizer.params)
     assert same(run.variables(2)["batch_stats"], with_optimizer.batch_stats)
 
@@ -77,20 +75,33 @@ def test_what_is_random_in_training_is_taken_out(residual, tmp_path):
 
 def test_batches_hold_whole_bn_groups(residual, tmp_path):
     config = json.loads((residual / "config.json").read_text())
-    config["model"]["bn_group"] = 20
+    config["model"]["bn_group"] = 16
     (tmp_path / "config.json").write_text(json.dumps(config))
     run = Run.open(tmp_path)
-    assert [len(run.batch(n)["label"]) for n in (5, 20, 50)] == [20, 20, 40]
+    assert [len(run.batch(n)["label"]) for n in (5, 20, 50)] == [16, 16, 48]
 
 
 def test_the_batch_is_the_first_of_the_runs_own_seed(residual, tmp_path):
     config = json.loads((residual / "config.json").read_text()) | {"seed": 7}
     (tmp_path / "config.json").write_text(json.dumps(config))
     run = Run.open(tmp_path)
-    with closing(run.dataset.train(32, 7)) as batches:
+    with closing(run.experiment.dataset.train(32, 7)) as batches:
         first = next(batches)
     assert same(run.batch(32), first)
     assert not same(Run.open(residual).batch(32), first)
+
+
+def test_images_are_prepared_as_the_weights_were_trained(residual, tmp_path):
+    """Not by what the data would give today."""
+    shutil.copytree(residual, tmp_path / "run")
+    config = json.loads((residual / "config.json").read_text())
+    config["data"]["train_split"] = "train[700:]"
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    own, today = Run.open(tmp_path / "run").experiment.dataset, experiment.open(Run.open(tmp_path / "run").config)
+    assert own.preprocessing == Run.open(residual).experiment.dataset.preprocessing
+    assert own.preprocessing != today.dataset.preprocessing
+    with closing(own.evaluate("test", 32)) as batches, closing(today.dataset.evaluate("test", 32)) as others:
+        assert not same(next(batches)["image"], next(others)["image"])
 
 
 def test_labels_are_short_and_tell_runs_apart(residual, tmp_path):

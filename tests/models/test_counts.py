@@ -33,6 +33,18 @@ IMAGENET_PREACTIVATION = {
     152: 60_185_128,
     200: 64_666_152,
 }
+# What torchvision and timm have.
+DESCENDANTS = {
+    "resnext-50-32x4d": 25_028_904,
+    "resnext-101-32x8d": 88_791_336,
+    "resnext-101-64x4d": 83_455_272,
+    "wide-50-2": 68_883_240,
+    "wide-101-2": 126_886_696,
+    "v1.5-18-d": 11_708_744,
+    "v1.5-50-d": 25_576_264,
+    "se-50": 28_088_024,
+    "v2-50-raw": 25_549_352,
+}
 # The FLOPs that v1 Table 1 prints, in billions; 34 is the plain or option A network.
 IMAGENET_PRINTED = {18: 1.8, 34: 3.6, 50: 3.8, 101: 7.6, 152: 11.3}
 # Depth: parameters of A and plain, those of them without BN, of B, of C, and MMAC of A and plain.
@@ -114,6 +126,49 @@ def test_imagenet_flops_as_printed(depth: int, printed: float) -> None:
 @pytest.mark.parametrize(("depth", "params"), IMAGENET_PREACTIVATION.items())
 def test_imagenet_preactivation(depth: int, params: int) -> None:
     check(published.imagenet(f"v2-{depth}"), params)
+
+
+def macs_by_hand(units: tuple[int, ...], *, inside: int, groups: int, basic: bool, deep: bool, se: int) -> int:
+    """Multiply-adds at 224 pixels of the networks that stride on the 3x3 and project where dimensions change."""
+    total = (9 * 3 * 32 + 9 * 32 * 32 + 9 * 32 * 64) * 112**2 if deep else 49 * 3 * 64 * 112**2
+    width = 64
+    for stage, n in enumerate(units):
+        side, out = 56 // 2**stage, 64 * 2**stage * (1 if basic else 4)
+        hidden = inside * 2**stage
+        for i in range(n):
+            before = side * 2 if i == 0 and stage > 0 else side
+            if basic:
+                total += 9 * (width + out) * out * side**2
+            else:
+                total += width * hidden * before**2
+                total += (9 * hidden * hidden // groups + hidden * out) * side**2
+            if width != out:
+                total += width * out * side**2
+            total += 2 * out * (out // se) if se else 0
+            width = out
+    return total + width * 1000
+
+
+BY_HAND = {
+    "resnext-50-32x4d": {"inside": 128, "groups": 32},
+    "resnext-101-32x8d": {"inside": 256, "groups": 32},
+    "resnext-101-64x4d": {"inside": 256, "groups": 64},
+    "wide-50-2": {"inside": 128},
+    "wide-101-2": {"inside": 128},
+    "v1.5-18-d": {"basic": True, "deep": True},
+    "v1.5-50-d": {"deep": True},
+    "se-50": {"se": 16},
+    "v2-50-raw": {},
+}
+
+
+@pytest.mark.parametrize(("name", "params"), DESCENDANTS.items())
+def test_descendants(name: str, params: int) -> None:
+    spec = published.imagenet(name)
+    assert spec.depth == int(name.split("-")[1]) + (2 if spec.stem == "deep" else 0)
+    check(spec, params)
+    fields = {"inside": 64, "groups": 1, "basic": False, "deep": False, "se": 0} | BY_HAND[name]
+    assert counts.total(spec).macs == macs_by_hand(spec.units, **fields)
 
 
 @pytest.mark.parametrize("depth", CIFAR)
@@ -249,6 +304,18 @@ def test_formula_agrees_with_the_tree_and_the_program(name: str) -> None:
     images = jax.ShapeDtypeStruct((1, spec.input_size, spec.input_size, spec.input_channels), jnp.float32)
     program = jax.make_jaxpr(ResNet(spec).apply)(params | {"batch_stats": stats}, images)
     assert counts.total(spec) == Cost(size(params), traced_macs(program.jaxpr))
+    weights = layout.weight_layers(spec)
+    assert len(weights) == spec.depth
+    for path, layer in weights:
+        kernel = params["params"]
+        for name in (*path, "kernel"):
+            kernel = kernel[name]
+        assert kernel.shape[-2:] == (layer.in_width // layer.groups, layer.width), path
+
+
+def test_a_layer_with_parameters_but_no_formula_is_not_counted_as_free() -> None:
+    with pytest.raises(NotImplementedError, match="median"):
+        counts.cost(layout.Layer("median", in_width=4, width=4, size=1, name="median1"))
 
 
 def _variables(spec: Spec) -> dict:

@@ -63,6 +63,7 @@ PRECISIONS = {
     "v1": {},
     "v2": {"order": "full_preactivation"},
     "projections": {"shortcut": "C"},
+    "squeeze-and-excitation": {"excitation": 4},
     "gates": {"gate": "exclusive", "gate_bias": -6.0},
     "dropout": {"shortcut_dropout": 0.5},
     "scaling": {"shortcut_scale": 0.5, "branch_scale": 0.5},

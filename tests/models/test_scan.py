@@ -96,6 +96,10 @@ CASES: dict[str, tuple[dict, bool]] = {
     "v2": (BOTTLENECKS, True),
     "gates": ({"gate": "exclusive", "gate_bias": -1.0, "shortcut": "C"}, True),
     "plain": ({"shortcut": "none"}, True),
+    "groups, squeeze-and-excitation and a raw stem": (
+        BOTTLENECKS | {"squeeze": 2, "groups": 2, "excitation": 4, "stem_raw": True},
+        True,
+    ),
     "stochastic depth in evaluation": ({"stochastic_depth": 0.5}, False),
     "recomputed": ({"remat": True}, True),
 }

@@ -11,7 +11,7 @@ import pytest
 
 from resjax.models import layout, published
 from resjax.models.layers import Part
-from resjax.models.resnet import ResNet
+from resjax.models.resnet import ResNet, init_variables
 from resjax.models.spec import ORDERS, UNITS, Spec, UnitShape
 from resjax.models.units import Unit
 
@@ -234,6 +234,53 @@ def test_bottleneck_stride(stride_on: str, strided: int) -> None:
     agree(y, relu(u.project(x) + u.n(3, u.c(3, relu(u.n(2, u.c(2, relu(u.n(1, u.c(1, x))))))))))
 
 
+def test_groups_see_their_own_channels_only() -> None:
+    x = draw(1, N, SIDE, SIDE, WIDTH)
+    y, params, _ = run(spec_of(unit="bottleneck", squeeze=1, groups=4), SAME, x)
+    u = Reference(params)
+    hidden = relu(u.n(1, u.c(1, x)))
+    kernel = params["conv2"]["kernel"]
+    assert kernel.shape == (3, 3, WIDTH // 4, WIDTH)
+    parts = [conv(hidden[..., i : i + 2], kernel[..., i : i + 2]) for i in range(0, WIDTH, 2)]
+    agree(y, relu(x + u.n(3, u.c(3, relu(u.n(2, np.concatenate(parts, -1)))))))
+
+
+@pytest.mark.parametrize("squeeze", [0, 1, 2])
+def test_squeeze_is_the_width_inside_a_bottleneck(squeeze: int) -> None:
+    x = draw(1, N, SIDE, SIDE, WIDTH)
+    y, params, _ = run(spec_of(unit="bottleneck", squeeze=squeeze), SAME, x)
+    assert params["conv2"]["kernel"].shape == (3, 3, *[WIDTH // (squeeze or 4)] * 2)
+    agree(y, FORMULAS["bottleneck", "original"](Reference(params), x))
+
+
+@pytest.mark.parametrize("order", ["original", "full_preactivation"])
+def test_squeeze_and_excitation(order: str) -> None:
+    x = draw(1, N, SIDE, SIDE, WIDTH)
+    y, params, sown = run(spec_of(excitation=4, order=order), SAME, x)
+    u = Reference(params)
+    f = branch(u, x) if order == "original" else u.c(2, relu(u.n(2, u.c(1, relu(u.n(1, x))))))
+    e = u.part("excitation")
+    assert params["excitation"]["conv1"]["kernel"].shape == (WIDTH, 2)
+    factors = sigmoid(e.c(2, relu(e.c(1, f.mean((1, 2))))))
+    scaled = f * factors[:, None, None]
+    agree(sown["branch"], scaled)
+    agree(y, relu(x + scaled) if order == "original" else x + scaled)
+
+
+def test_a_raw_stem_ends_in_its_last_convolution() -> None:
+    x = draw(1, N, 16, 16, 3)
+    spec = spec_of(stem="deep", stem_raw=True)
+    module = Part(spec, layout.stem(spec))
+    variables = start(module, x)
+    y, _ = jax.jit(lambda v, x: module.apply(v, x, True, mutable=MUTABLE))(variables, x)
+    u = Reference(variables["params"], stride=2)
+    z = u.c(3, relu(u.n(2, u.c(2, relu(u.n(1, u.c(1, x)))))))
+    padded = np.pad(z, [(0, 0), (1, 1), (1, 1), (0, 0)], constant_values=-np.inf)
+    windows = [[padded[:, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3].max((1, 2)) for j in range(4)] for i in range(4)]
+    agree(np.asarray(y), np.array(windows).transpose(2, 0, 1, 3))
+    assert "norm3" not in variables["params"]
+
+
 def test_dropout_shortcut_keeps_the_survivors_as_they_are() -> None:
     x = draw(1, N, SIDE, SIDE, WIDTH)
     spec = spec_of(shortcut_dropout=0.25)
@@ -354,6 +401,27 @@ def test_the_highway_unit_of_110_layers(shape: UnitShape) -> None:
     assert (gate["norm2"]["bias"] == -6).all()
     assert (gate["norm1"]["bias"] == 0).all()
     assert "bias" not in gate["conv1"]
+
+
+def test_how_highway_networks_start() -> None:
+    params = jax.jit(lambda: init_variables(published.highway(8), 0))()["params"]
+    units = [unit for stage in ("stage1", "stage2", "stage3") for unit in params[stage].values()]
+    assert len(units) == 3
+    for unit in units:
+        assert (unit["gate"]["norm2"]["bias"] == -6).all()
+        assert (unit["gate"]["norm1"]["bias"] == 0).all()
+        assert (unit["norm2"]["bias"] == 0).all()
+    # 2 over the inputs, where inputs and outputs differ by a factor of two.
+    first = params["stage3"]["unit0"]
+    for layer in (first["conv1"], first["gate"]["conv1"]):
+        assert np.var(layer["kernel"]) == pytest.approx(2 / (9 * 28), rel=0.1)
+
+    original = published.highway_original(layers=2, width=50, features=28, classes=10)
+    params = jax.jit(lambda: init_variables(original, 0))()["params"]
+    assert np.var(params["stem"]["conv1"]["kernel"]) == pytest.approx(2 / 28**2, rel=0.1)
+    for unit in params["stage1"].values():
+        assert (unit["gate"]["conv1"]["bias"] == -2).all()
+        assert (unit["conv1"]["bias"] == 0).all()
 
 
 @pytest.mark.parametrize("norm", ["none", "batch"])

@@ -1,10 +1,15 @@
 """Checkpoints: which stay, what damage does, and restoring onto other devices, forms and networks."""
 
+import errno
 import json
+import resource
 import shutil
+import threading
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
+import flax.struct
 import jax
 import numpy as np
 import pytest
@@ -51,10 +56,34 @@ def exchange(step):
     shutil.copytree(step.with_name("75") / "state", step / "state")
 
 
-def redigest(step):
-    meta = json.loads((step / "meta" / "metadata").read_text())
-    meta["weights_digest"] = meta["digest"]
-    (step / "meta" / "metadata").write_text(json.dumps(meta))
+def edit(**changes):
+    """Changes values of a checkpoint's meta; None deletes one."""
+
+    def change(step):
+        path = step / "meta" / "metadata"
+        meta = json.loads(path.read_text()) | changes
+        path.write_text(json.dumps({key: value for key, value in meta.items() if value is not None}))
+
+    return change
+
+
+def cut(name):
+    def change(step):
+        path = step / name
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+    return change
+
+
+def garble(name, old, new):
+    """Replaces the first `old` by `new`, as one flipped bit would."""
+
+    def change(step):
+        content = (step / name).read_bytes()
+        assert old in content
+        (step / name).write_bytes(content.replace(old, new, 1))
+
+    return change
 
 
 DAMAGES = {
@@ -69,6 +98,18 @@ DAMAGES = {
     "emptied meta": lambda step: (step / "meta" / "metadata").write_bytes(b""),
     "deleted meta": lambda step: shutil.rmtree(step / "meta"),
     "meta of another kind": lambda step: (step / "meta" / "metadata").write_text("[1]"),
+    "cut meta": cut("meta/metadata"),
+    "meta without a config": edit(config=None),
+    "meta without digests": edit(weights_digest=None),
+    "meta without its checksum": edit(checksum=None),
+    "another value in meta": edit(train_steps=1),
+    "another digest in meta": edit(digest="v2:0"),
+    "cut tree": cut("state/_METADATA"),
+    "deleted tree": lambda step: (step / "state" / "_METADATA").unlink(),
+    "another name in the tree": garble("state/_METADATA", b'"kernel"', b'"kermel"'),
+    "cut array metadata": cut("state/array_metadatas/process_0"),
+    "cut manifest": cut("state/manifest.ocdbt"),
+    "deleted manifest": lambda step: (step / "state" / "manifest.ocdbt").unlink(),
 }
 
 
@@ -104,6 +145,143 @@ def test_a_damaged_run_ends_as_if_it_had_not_been(run, rich, copy, whole, read_r
 
 def snapshot(folder):
     return {path: path.stat().st_mtime_ns for path in Path(folder).rglob("*")}
+
+
+def chained(error, cause):
+    error.__cause__ = cause
+    return error
+
+
+NOT_DAMAGE = {
+    "I/O error": OSError(errno.EIO, "Input/output error"),
+    "no permission": PermissionError(errno.EACCES, "Permission denied"),
+    "a full disk": OSError(errno.ENOSPC, "No space left on device"),
+    "a stale handle": OSError(errno.ESTALE, "Stale file handle"),
+    "within others": chained(Exception("while reading"), chained(ValueError("x"), OSError(errno.EIO, "I/O"))),
+    "on the way to damage": chained(ValueError("DATA_LOSS: cut"), OSError(errno.EIO, "Input/output error")),
+    "no memory": MemoryError(),
+    "TensorStore: permission": ValueError("PERMISSION_DENIED: Error opening: closed"),
+    "TensorStore: unavailable": ValueError("UNAVAILABLE: Error reading"),
+    "TensorStore: resources": ValueError("RESOURCE_EXHAUSTED: Error opening: Too many open files"),
+    "TensorStore: I/O": ValueError("DATA_LOSS: Error reading: Input/output error [os_error_code='5']"),
+    "a mistake of ours": TypeError("unexpected keyword"),
+    "an error of another kind": RuntimeError("can't start new thread"),
+    "of no known kind": ValueError("what is this"),
+    "a missing key": KeyError("params"),
+}
+
+
+@pytest.mark.parametrize("error", NOT_DAMAGE)
+@pytest.mark.parametrize("where", ["_arrays", "_tree"])
+def test_what_is_not_known_as_damage_moves_nothing(copy, rich, monkeypatch, where, error):
+    def fail(*_):
+        raise NOT_DAMAGE[error]
+
+    abstract = program((*rich, "--config.mesh.data=1")).abstract
+    monkeypatch.setattr(Checkpoints, where, fail)
+    before = snapshot(copy)
+    with closing(Checkpoints(copy, keep=2)) as checkpoints:
+        with pytest.raises(
+            BadInput, match=rf"^checkpoint 90 in {copy}/checkpoints cannot be read \(.*nothing was moved$"
+        ):
+            checkpoints.restore_latest(abstract)
+        assert checkpoints.steps() == [90, 75]
+    assert snapshot(copy) == before
+
+
+def loop_of_links(path):
+    """Opening this is an error of the operating system, for root too."""
+    path.unlink()
+    path.symlink_to(path.name)
+
+
+@pytest.mark.parametrize("name", ["meta/metadata", "state/_METADATA", "state/manifest.ocdbt", "data"])
+def test_an_error_of_the_system_moves_nothing(call, rich, copy, name):
+    step = copy / "checkpoints" / "90"
+    loop_of_links(largest(step) if name == "data" else step / name)
+    code, _, err = call(*rich, f"--workdir={copy}", "--config.mesh.data=1")
+    assert code == 2
+    [line] = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert line.startswith(
+        f"error: checkpoint 90 in {copy}/checkpoints cannot be read (Too many levels of symbolic "
+    )
+    assert sorted(path.name for path in (copy / "checkpoints").iterdir()) == ["75", "90"]
+    assert not (copy / "damaged").exists()
+
+
+ANOTHER = {
+    "--config.model.widths=4,12": (
+        "another network: batch_stats/stage2/unit0/norm1/mean is (8,) float32 there and (12,) float32 here"
+    ),
+    "--config.model.units=1,3": (
+        "another network: batch_stats/stage2/unit2/norm1/mean is missing there and (8,) float32 here"
+    ),
+    "--config.model.units=1,1": (
+        "another network: batch_stats/stage2/unit1/norm1/mean is (8,) float32 there and missing here"
+    ),
+    "--config.optimizer.name=adamw": "another state: opt_state/",
+}
+
+
+@pytest.mark.parametrize("change", ANOTHER)
+def test_another_structure_is_said_as_that(copy, rich, change):
+    abstract = program((*rich, "--config.mesh.data=1", change)).abstract
+    before = snapshot(copy)
+    with closing(Checkpoints(copy, keep=2)) as checkpoints, pytest.raises(BadInput) as error:
+        checkpoints.restore_latest(abstract)
+    assert str(error.value).startswith(f"checkpoint 90 in {copy}/checkpoints holds {ANOTHER[change]}")
+    assert len(str(error.value).splitlines()) == 1
+    assert snapshot(copy) == before
+
+
+class Averaged(TrainState):
+    """A state with a field that older ones do not have."""
+
+    average: Any = flax.struct.field(default=None, metadata={"starts": lambda state: state.params})
+
+
+class Counted(TrainState):
+    """Here it is not documented how the field starts."""
+
+    count: Any = None
+
+
+def extended(kind, abstract, **fields):
+    return kind(abstract.step, abstract.params, abstract.batch_stats, abstract.opt_state, **fields)
+
+
+@pytest.mark.parametrize("scanned", ["false", "true"])
+def test_a_field_that_the_saved_state_lacks_starts_as_documented(copy, rich, capfd, tmp_path, scanned):
+    flags = (*rich, f"--config.model.scan={scanned}")
+    abstract = program(flags).abstract
+    with closing(Checkpoints(copy)) as checkpoints:
+        plain, _ = checkpoints.restore(abstract, 90)
+        state, _ = checkpoints.restore(extended(Averaged, abstract, average=abstract.params), 90)
+        assert capfd.readouterr().err == f"checkpoint 90 in {copy}/checkpoints has no average: it starts now\n"
+        off, _ = checkpoints.restore(extended(Averaged, abstract), 90)
+    assert off.average is None
+    assert digest.of(state.average) == digest.of(plain.params)
+    assert digest.of(state.params) == digest.of(plain.params)
+    assert jax.tree.map(lambda x: x.sharding, state.average) == jax.tree.map(lambda x: x.sharding, abstract.params)
+    # The same buffer could not be donated twice.
+    jax.block_until_ready(jax.jit(lambda x: jax.tree.map(lambda leaf: leaf + 1, x), donate_argnums=0)(state))
+    # Saved once, it is restored.
+    state = extended(Averaged, plain, average=jax.tree.map(lambda x: 2 * x, plain.params))
+    with closing(Checkpoints(tmp_path / "new", keep=1)) as checkpoints:
+        checkpoints.save(state, {"config": {}})
+    with closing(Checkpoints(tmp_path / "new")) as checkpoints:
+        again, _ = checkpoints.restore(extended(Averaged, abstract, average=abstract.params), 90)
+        with pytest.raises(BadInput, match=r"holds another state: average/head/bias is .* there and missing here"):
+            checkpoints.restore(abstract, 90)
+    assert capfd.readouterr().err == ""
+    assert digest.of(again) == digest.of(state)
+
+
+def test_a_field_without_a_documented_start_is_another_structure(copy, rich):
+    abstract = program((*rich, "--config.mesh.data=1")).abstract
+    message = r"holds another state: count is missing there and \(\) int32 here"
+    with closing(Checkpoints(copy)) as checkpoints, pytest.raises(BadInput, match=message):
+        checkpoints.restore(extended(Counted, abstract, count=abstract.step), 90)
 
 
 def test_all_damaged_is_an_error_that_moves_nothing(call, rich, copy):
@@ -190,18 +368,6 @@ def test_restored_anywhere_with_the_same_bytes(wide, trained, tmp_path, there, h
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), jax.device_get(expected))
 
 
-def test_digest_sees_every_leaf(trained):
-    expected = digest.of(trained)
-    leaves, tree = jax.tree.flatten(trained)
-    for i, leaf in enumerate(leaves):
-        changed = np.array(leaf)
-        changed.reshape(-1).view(np.uint8)[-1] ^= 1
-        assert digest.of(jax.tree.unflatten(tree, [*leaves[:i], changed, *leaves[i + 1 :]])) != expected
-    names = {**trained.params, "other": trained.params["head"]}
-    del names["head"]
-    assert digest.of(trained.replace(params=names)) != expected
-
-
 def test_goes_on_on_other_devices(run, rich, copy, whole, read_records):
     """One device up to step 75, 2 x 4 from there: equal at the restore, and then up to rounding."""
     shutil.rmtree(copy / "checkpoints" / "90")
@@ -218,28 +384,148 @@ def scalar_state(step):
     return TrainState(jax.numpy.int32(step), {"w": jax.numpy.full(3, step, "float32")}, {}, ())
 
 
-def test_latest_and_best_stay(tmp_path):
-    scores = {1: 0.3, 2: 0.9, 3: None, 4: 0.9, 5: 0.5, 6: None, 7: 0.1}
-    with closing(Checkpoints(tmp_path, keep=2)) as checkpoints:
-        for step, score in scores.items():
-            checkpoints.save(scalar_state(step), {"config": {}}, score)
-        assert checkpoints.best_step() == 4  # of equals the later one
+STAY = {
+    (1, (None,) * 7): [7],
+    (3, (None,) * 7): [7, 6, 5],
+    (9, (None,) * 7): [7, 6, 5, 4, 3, 2, 1],
+    (2, (0.3, 0.9, None, 0.9, 0.5, None, 0.1)): [7, 6, 4],  # of equals the later one
+    (2, (0.9, 0.3, None, 0.1, 0.5, None, 0.1)): [7, 6, 1],
+    (2, (0.1, 0.3, None, 0.1, 0.5, None, 0.6)): [7, 6],
+    (1, (0.0, None, None, None, None, None, None)): [7, 1],
+    (1, (-2.0, -1.0, -3.0, -3.0, -3.0, -3.0, -3.0)): [7, 2],
+}
+
+
+@pytest.mark.parametrize(("keep", "scores"), STAY)
+@pytest.mark.parametrize("resumed", [False, True], ids=["in one go", "opened anew each time"])
+def test_latest_and_best_stay(tmp_path, keep, scores, resumed):
+    checkpoints = Checkpoints(tmp_path, keep)
+    for step, score in enumerate(scores, 1):
+        checkpoints.save(scalar_state(step), {"config": {}}, score)
+        if resumed:
+            checkpoints.close()
+            checkpoints = Checkpoints(tmp_path, keep)
+    expected = STAY[keep, scores]
+    scored = [step for step in expected if scores[step - 1] is not None]
+    best = max(scored, key=lambda step: (scores[step - 1], step), default=None)
+    assert checkpoints.best_step() == best
+    checkpoints.close()
     with closing(Checkpoints(tmp_path)) as checkpoints:
-        assert checkpoints.steps() == [7, 6, 4]
-        assert [checkpoints.find(which) for which in ("latest", "best", "6")] == [7, 4, 6]
-        for which in ("5", "nonsense", "-1", ""):
-            with pytest.raises(BadInput, match=r"no such checkpoint.*\[7, 6, 4\]"):
+        assert checkpoints.steps() == expected
+        assert checkpoints.best_step() == best
+        assert checkpoints.find("latest") == 7
+        for which in ("8", "nonsense", "-1", "", *([] if scored else ["best"])):
+            with pytest.raises(BadInput, match=rf"--step={which}: no such checkpoint.*\[7"):
                 checkpoints.find(which)
 
 
-def test_without_validation_the_latest_stay(tmp_path):
+def test_best_is_by_validation_accuracy_and_only_where_it_was_validated(call, tiny, tmp_path, monkeypatch):
+    """Each wrong rule would find another step: by loss 8, by top-5 10, by test accuracy 2, of equals the first 4,
+    by what an earlier step scored 7."""
+    validation = {
+        2: (0.3, 1.0, 0.5),
+        4: (0.5, 2.0, 0.6),
+        6: (0.5, 2.0, 0.6),
+        8: (0.2, 0.5, 0.6),
+        10: (0.1, 3.0, 0.9),
+    }
+    test = {2: 0.9, 4: 0.1, 6: 0.1, 8: 0.1, 10: 0.1}
+    results = []
+    for step, (accuracy, loss, top5) in validation.items():
+        results.append({"loss": loss, "accuracy": accuracy, "accuracy_top5": top5})
+        results.append({"loss": 1.0, "accuracy": test[step], "accuracy_top5": 1.0})
+    results = iter(results)
+    monkeypatch.setattr("resjax.train.loop.evaluate", lambda *_: next(results))
+    durations = ("--config.total_steps=10", "--config.eval_every_steps=2", "--config.checkpoint_every_steps=1")
+    flags = (*tiny, *durations, "--config.checkpoint_keep=1", "--config.mesh.data=1")
+    code, _, err = call(*flags, f"--workdir={tmp_path}/run")
+    assert code == 0, err
+    with closing(Checkpoints(tmp_path / "run")) as checkpoints:
+        assert checkpoints.steps() == [10, 6]
+        assert checkpoints.best_step() == 6
+
+
+def test_a_step_that_is_saved_stays_as_it_is(tmp_path):
     with closing(Checkpoints(tmp_path, keep=2)) as checkpoints:
-        for step in range(1, 6):
-            checkpoints.save(scalar_state(step), {"config": {}})
+        first = checkpoints.save(scalar_state(1), {"config": {"a": 1}})
+        other = scalar_state(1).replace(params={"w": jax.numpy.zeros(3)})
+        assert checkpoints.save(other, {"config": {"a": 2}}).result() == first.result()
+    before = snapshot(tmp_path / "checkpoints")
+    with closing(Checkpoints(tmp_path, keep=2)) as checkpoints:
+        assert checkpoints.save(other, {"config": {"a": 2}}).result() == first.result()
+        state, meta = checkpoints.restore(jax.eval_shape(lambda: scalar_state(1)), 1)
+    assert snapshot(tmp_path / "checkpoints") == before
+    assert meta["config"] == {"a": 1}
+    assert digest.of(state) == meta["digest"] == first.result() == digest.of(scalar_state(1))
+
+
+def test_the_state_is_hashed_once_while_training_goes_on(tmp_path, monkeypatch):
+    """`save` returns before the digest is there, and what becomes of the buffers and the meta no longer matters."""
+    go_on, hashed, real = threading.Event(), [], digest.sums
+
+    def slow(leaves):
+        hashed.append(len(leaves))
+        assert go_on.wait(60)
+        return real(leaves)
+
+    monkeypatch.setattr(digest, "sums", slow)
+    state, meta = scalar_state(1), {"config": {}, "interval": {"loss": 1.0}}
+    abstract = jax.eval_shape(lambda: state)
+    with closing(Checkpoints(tmp_path, keep=2)) as checkpoints:
+        future = checkpoints.save(state, meta)
+        assert not future.done()
+        meta["interval"]["loss"] = 2.0
+        jax.block_until_ready(jax.jit(lambda x: jax.tree.map(lambda leaf: leaf + 1, x), donate_argnums=0)(state))
+        assert state.params["w"].is_deleted()
+        go_on.set()
+        assert future.result() == checkpoints.save(scalar_state(1), meta).result()
+    assert hashed == [2]
     with closing(Checkpoints(tmp_path)) as checkpoints:
-        assert checkpoints.steps() == [5, 4]
-        with pytest.raises(BadInput, match="--step=best"):
-            checkpoints.find("best")
+        restored, meta = checkpoints.restore(abstract, 1)
+        assert digest.of(checkpoints.weights(1)) == meta["weights_digest"]
+    assert meta["interval"] == {"loss": 1.0}
+    assert digest.of(restored) == meta["digest"] == future.result() == digest.of(scalar_state(1))
+
+
+@pytest.mark.parametrize("failing", ["file size", "folder"])
+def test_a_save_that_fails_is_said_at_the_next(tmp_path, failing):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    checkpoints.save(scalar_state(1), {"config": {}}).result()
+    checkpoints._manager.wait_until_finished()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if failing == "file size":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200, hard))
+    else:
+        (tmp_path / "checkpoints").rename(tmp_path / "moved")
+        (tmp_path / "checkpoints").write_text("")
+    message = rf"^{tmp_path}/checkpoints: a checkpoint could not be saved \(.*\); .*again$"
+    try:
+        if failing != "folder":  # which is found at once
+            checkpoints.save(scalar_state(2), {"config": {}})
+        with pytest.raises(BadInput, match=message):
+            checkpoints.save(scalar_state(3), {"config": {}})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    checkpoints.close()
+    if failing == "folder":
+        (tmp_path / "checkpoints").unlink()
+        (tmp_path / "moved").rename(tmp_path / "checkpoints")
+    with closing(Checkpoints(tmp_path)) as checkpoints:
+        state, _ = checkpoints.restore_latest(jax.eval_shape(lambda: scalar_state(1)))
+        assert int(state.step) == 1
+        assert checkpoints.steps() == [1]
+
+
+def raise_full(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_the_last_save_that_fails_is_said_at_the_end(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    monkeypatch.setattr(digest, "text", raise_full)
+    checkpoints.save(scalar_state(1), {"config": {}})
+    with pytest.raises(BadInput, match="could not be saved \\(No space left on device\\)"):
+        checkpoints.close()
 
 
 def test_what_is_saved_beside_the_state(whole):
@@ -330,7 +616,7 @@ def test_init_from_in_a_run(call, tiny, source, tmp_path):
     assert losses[0] != before[0]  # the first loss is not that of fresh weights
 
 
-@pytest.mark.parametrize("damage", [redigest, DAMAGES["deleted meta"]], ids=["digest", "deleted"])
+@pytest.mark.parametrize("damage", [flip, DAMAGES["deleted meta"]], ids=["digest", "deleted"])
 def test_init_from_a_damaged_checkpoint(tiny, source, tmp_path, damage):
     shutil.copytree(source, tmp_path / "source")
     damage(tmp_path / "source" / "checkpoints" / "2")

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from resjax.cli import load
@@ -141,17 +142,35 @@ def test_sgd(nesterov, mask):
     close(trained(*(f"--config.optimizer.{f}" for f in flags), grads=grads), by_hand(step, grads))
 
 
+@pytest.mark.parametrize("nesterov", [False, True])
 @pytest.mark.parametrize("mask", ["all", "kernels"])
-def test_adamw(mask):
+def test_adamw(nesterov, mask):
+    """Decay is decoupled: it is no part of the moments. Nesterov's momentum looks one step ahead."""
+
     def step(name, w, g, memory, lr, t):
         m = memory["m"] = 0.8 * memory.get("m", 0) + 0.2 * g
         v = memory["v"] = 0.95 * memory.get("v", 0) + 0.05 * g**2
-        update = m / (1 - 0.8 ** (t + 1)) / (np.sqrt(v / (1 - 0.95 ** (t + 1))) + 1e-8)
+        ahead = 0.8 * m / (1 - 0.8 ** (t + 2)) + 0.2 * g / (1 - 0.8 ** (t + 1))
+        mean = ahead if nesterov else m / (1 - 0.8 ** (t + 1))
+        update = mean / (np.sqrt(v / (1 - 0.95 ** (t + 1))) + 1e-8)
         return w - lr * (update + (0.01 * w if mask == "all" or name == "kernel" else 0))
 
     grads = gradients()
     flags = ("name=adamw", "momentum=0.8", "beta2=0.95", "weight_decay=0.01", f"decay_mask={mask}")
+    flags += (f"nesterov={nesterov}",)
     close(trained(*(f"--config.optimizer.{f}" for f in flags), grads=grads), by_hand(step, grads))
+
+
+@pytest.mark.parametrize(("nesterov", "theirs"), [(False, optax.adamw), (True, optax.nadamw)])
+def test_adamw_is_optaxs(nesterov, theirs):
+    grads = gradients()
+    tx = theirs(lambda step: 0.1 * (1 - 0.1 * step), b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.01)
+    params, state = jax.tree.map(jnp.asarray, PARAMS), tx.init(PARAMS)
+    for grad in grads:
+        updates, state = tx.update(grad, state, params)
+        params = optax.apply_updates(params, updates)
+    flags = ("name=adamw", f"nesterov={nesterov}", "weight_decay=0.01")
+    close(trained(*(f"--config.optimizer.{f}" for f in flags), grads=grads), params)
 
 
 def test_clip_is_of_the_global_norm_of_the_gradient_alone():
@@ -165,6 +184,20 @@ def test_clip_is_of_the_global_norm_of_the_gradient_alone():
     grads[1] = jax.tree.map(lambda x: 0.01 * x, grads[1])  # one that is short enough
     flags = ("clip_norm=1.5", "weight_decay=0.5")
     close(trained(*(f"--config.optimizer.{f}" for f in flags), grads=grads), by_hand(step, grads))
+
+
+def test_clip_comes_before_adams_moments_too():
+    """Gradients of every length below the clip's train alike; decay does not count."""
+    grads = gradients()
+    norm = max(float(optax.tree.norm(grad)) for grad in grads)
+    flags = [f"--config.optimizer.{f}" for f in ("name=adamw", "weight_decay=0.5")]
+    free = trained(*flags, grads=grads)
+    close(trained(*flags, f"--config.optimizer.clip_norm={1.01 * norm}", grads=grads), free)
+    longer = [jax.tree.map(lambda x: 7 * x, grads[0]), *grads[1:]]
+    short = [optax.tree.scale(1 / optax.tree.norm(grad), grad) for grad in longer]
+    clipped = trained(*flags, "--config.optimizer.clip_norm=1", grads=longer)
+    close(clipped, trained(*flags, grads=short))
+    assert float(jnp.abs(clipped["conv"]["kernel"] - free["conv"]["kernel"]).max()) > 1e-4
 
 
 def test_durations_is_all_that_a_schedule_needs():

@@ -5,13 +5,12 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
+from resjax import experiment
 from resjax.checks import mesh_shape
 from resjax.cli import load
-from resjax.config import durations, network
 from resjax.data.loader import open_dataset
 from resjax.errors import BadInput
 from resjax.train import sharding
-from resjax.train.program import build
 
 BASE = (
     "--config=configs/digits.py",
@@ -28,7 +27,8 @@ ONE, EIGHT, FSDP = ("mesh.data=1",), ("mesh.data=8",), ("mesh.data=2", "mesh.fsd
 
 def program(*changes):
     config = load([*BASE, *(f"--config.{change}" for change in changes)])
-    return build(config, network(config), durations(config, 1437)), config
+    run = experiment.open(config)
+    return run.program, run.config
 
 
 def losses(steps, *changes):

@@ -9,8 +9,8 @@ import numpy as np
 import optax
 import pytest
 
+from resjax import experiment
 from resjax.cli import load
-from resjax.config import durations, network
 from resjax.data.loader import open_dataset
 from resjax.evaluation.evaluate import evaluate, make_eval_step, sums
 from resjax.models.resnet import ResNet
@@ -29,11 +29,22 @@ def batch(n=16, seed=0):
     return {"image": jnp.asarray(image), "label": jnp.asarray(rng.integers(0, 10, n, np.int32))}
 
 
+def step_of(spec, seed=0, **options):
+    """The training step as a function (state, batch) -> (state, sums)."""
+    step = make_train_step(ResNet(spec), TX, optax.constant_schedule(0.1), **options)
+
+    def of_one_seed(state, batch):
+        state, metrics = step(state, batch, jnp.uint32(seed))
+        return state, metrics["sums"]
+
+    return of_one_seed
+
+
 @functools.cache  # compiling is what takes the time
 def stepped(spec, **options):
     """The state after one step, the state before it, and the step's sums."""
     before = init_state(spec, TX, seed=0)
-    after, metrics = jax.jit(make_train_step(ResNet(spec), TX, seed=0, **options))(before, batch())
+    after, metrics = jax.jit(step_of(spec, **options))(before, batch())
     return after, before, metrics
 
 
@@ -74,8 +85,7 @@ def test_label_smoothing_is_1_minus_eps_plus_eps_over_k(smoothing):
     params = jax.tree.map(jnp.zeros_like, init_state(PLAIN_NORM, TX, 0).params)
     before = init_state(PLAIN_NORM, TX, 0).replace(params=params)
     labels = {"image": batch()["image"], "label": jnp.full(16, 3, jnp.int32)}
-    step = make_train_step(ResNet(PLAIN_NORM), TX, seed=0, label_smoothing=smoothing)
-    after, metrics = jax.jit(step)(before, labels)
+    after, metrics = jax.jit(step_of(PLAIN_NORM, label_smoothing=smoothing))(before, labels)
     np.testing.assert_allclose(metrics["loss"] / 16, np.log(10), rtol=1e-6)
     targets = np.full(10, smoothing / 10)
     targets[3] += 1 - smoothing
@@ -110,7 +120,7 @@ def test_randomness_is_a_function_of_seed_step_and_microbatch():
 
     @functools.cache
     def program(seed, accumulate=1):
-        return jax.jit(make_train_step(ResNet(spec), TX, seed=seed, accumulate=accumulate))
+        return jax.jit(step_of(spec, seed, accumulate=accumulate))
 
     def loss(seed, step):
         return float(program(seed)(before.replace(step=jnp.int32(step)), batch())[1]["loss"])
@@ -140,10 +150,18 @@ def test_bfloat16_is_for_convolutions_only():
     exact, _, _ = stepped(SPEC)
     difference = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), after.params, exact.params)
     assert 0 < max(jax.tree.leaves(difference)) < 0.05
-    text = str(jax.make_jaxpr(make_train_step(ResNet(spec), TX, seed=0))(init_state(spec, TX, 0), batch()))
+    text = str(jax.make_jaxpr(step_of(spec))(init_state(spec, TX, 0), batch()))
     convolutions = [line for line in text.splitlines() if "= conv_general_dilated" in line]
     assert convolutions
     assert all(":bf16[" in line.partition("=")[0] for line in convolutions)
+
+
+def test_a_step_is_deterministic():
+    """The same state and batch give the same bits, also where dropout draws and from a program compiled anew."""
+    spec = dataclasses.replace(SPEC, stochastic_depth=0.3, shortcut_dropout=0.2)
+    before = init_state(spec, TX, seed=0)
+    runs = [jax.device_get(jax.jit(step_of(spec, accumulate=2))(before, batch())) for _ in range(2)]
+    jax.tree.map(np.testing.assert_array_equal, *runs)
 
 
 def counted(logits, labels, mask=None):
@@ -172,6 +190,10 @@ def test_ties_count_once_and_nan_never():
     for bad in (np.nan, np.inf, -np.inf):
         found = counted(np.full((10, 10), bad), np.arange(10))
         assert (found["correct"], found["correct5"]) == (0, 0)
+    # The first of equals is predicted, as argmax does: not the last, and not every one.
+    for label in range(10):
+        found = counted(np.zeros((1, 10)), np.array([label]))
+        assert (found["correct"], found["correct5"]) == (label == 0, label < 5)
     one = np.zeros((2, 10))
     one[0, 4], one[1, 4] = np.nan, np.nan  # the label of the first, not of the second
     assert counted(one, np.array([4, 0]))["correct"] <= 1
@@ -205,6 +227,16 @@ def test_evaluation_counts_every_image_once(batch_size):
     assert means["loss"] == pytest.approx(reference["loss"], rel=1e-6)
 
 
+def test_some_ties_are_broken_as_by_argmax():
+    """Logits of few distinct values, as bfloat16 makes them."""
+    rng = np.random.default_rng(1)
+    logits, labels = rng.integers(0, 4, (200, 12)), rng.integers(0, 12, 200)
+    order = np.argsort(-logits, axis=1, kind="stable")
+    found = counted(logits, labels)
+    assert found["correct"] == (logits.argmax(1) == labels).sum() == (order[:, 0] == labels).sum()
+    assert found["correct5"] == (order[:, :5] == labels[:, None]).any(1).sum()
+
+
 def test_padding_does_not_count_whatever_it_holds():
     state = init_state(SPEC, TX, 0)
     step = jax.jit(make_eval_step(ResNet(SPEC)))
@@ -218,8 +250,26 @@ def test_padding_does_not_count_whatever_it_holds():
 def test_config_reaches_the_step(monkeypatch):
     """What `optimizer` does with its fields is tested beside it; these go another way."""
     seen = {}
-    monkeypatch.setattr(program, "make_train_step", lambda model, tx, **options: seen.update(options) or print)
-    fields = ("seed=5", "optimizer.label_smoothing=0.2", "optimizer.accumulate=4")
-    config = load(["--config=configs/digits.py", *(f"--config.{field}" for field in fields)])
-    program.build(config, network(config), durations(config, 1437))
-    assert seen == {"seed": 5, "label_smoothing": 0.2, "accumulate": 4}
+    monkeypatch.setattr(
+        program, "make_train_step", lambda model, tx, rate, **options: seen.update(options) or print
+    )
+    fields = ("optimizer.label_smoothing=0.2", "optimizer.accumulate=4")
+    experiment.open(load(["--config=configs/digits.py", *(f"--config.{field}" for field in fields)]))
+    assert seen == {"label_smoothing": 0.2, "accumulate": 4}
+
+
+def test_metrics_tell_means_and_norms():
+    """Beside the sums: the batch's means, the rate of this step, the gradient before clipping, the new weights."""
+    rate = optax.linear_schedule(0.0, 1.0, 10)
+    tx = optax.chain(optax.clip_by_global_norm(1e-3), optax.sgd(rate))
+    before = init_state(SPEC, tx, 0).replace(step=jnp.int32(3))
+    step = make_train_step(ResNet(SPEC), tx, rate)
+    after, metrics = jax.jit(step)(before, batch(), jnp.uint32(0))
+    (loss, _), grads = loss_and_grad(SPEC, before, batch())
+    np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-6)
+    assert metrics["accuracy"] == metrics["sums"]["correct"] / 16
+    assert metrics["accuracy_top5"] == metrics["sums"]["correct5"] / 16
+    assert metrics["learning_rate"] == np.float32(0.3)
+    for name, tree in (("gradient_norm", grads), ("weight_norm", after.params)):
+        norm = np.sqrt(sum(np.square(x, dtype=np.float64).sum() for x in jax.tree.leaves(tree)))
+        np.testing.assert_allclose(metrics[name], norm, rtol=1e-5)

@@ -1,0 +1,146 @@
+"""Whole networks against a forward pass written out in NumPy, in training and in evaluation."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from resjax.models.resnet import ResNet, init_variables
+from resjax.models.spec import Spec
+
+SMALL = {"units": (2, 2), "widths": (4, 8), "stem_width": 4, "input_size": 9}
+EPSILON, MOMENTUM = 1e-3, 0.8
+BN = {"bn_epsilon": EPSILON, "bn_momentum": MOMENTUM}
+
+
+class Reference:
+    """Variables in float64, and layers by their path; `train` collects the new running statistics."""
+
+    def __init__(self, variables: dict, train: bool) -> None:
+        self.params, self.stats = variables["params"], variables["batch_stats"]
+        self.train, self.new = train, {}
+
+    def at(self, tree: dict, path: str) -> dict:
+        for name in path.split("/"):
+            tree = tree[name]
+        return {name: np.asarray(leaf, np.float64) for name, leaf in tree.items()}
+
+    def conv(self, path: str, x: np.ndarray, stride: int = 1) -> np.ndarray:
+        """Output pixel (r, c) is the sum over the window that the zero-padded input has around (s r, s c)."""
+        kernel = self.at(self.params, path)["kernel"]
+        k = len(kernel)
+        padded = np.pad(x, [(0, 0), (k // 2, k // 2), (k // 2, k // 2), (0, 0)])
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (k, k), axis=(1, 2))  # [N, H, W, C, k, k]
+        return np.einsum("nhwcij,ijcd->nhwd", windows[:, ::stride, ::stride], kernel)
+
+    def norm(self, path: str, x: np.ndarray) -> np.ndarray:
+        own, running = self.at(self.params, path), self.at(self.stats, path)
+        mean, var = running["mean"], running["var"]
+        if self.train:
+            mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
+            new = {"mean": mean, "var": var}
+            self.new[path] = {key: MOMENTUM * running[key] + (1 - MOMENTUM) * new[key] for key in new}
+        return (x - mean) / np.sqrt(var + EPSILON) * own["scale"] + own["bias"]
+
+    def head(self, x: np.ndarray) -> np.ndarray:
+        own = self.at(self.params, "head")
+        return x.mean((1, 2)) @ own["kernel"] + own["bias"]
+
+
+def relu(x: np.ndarray) -> np.ndarray:
+    return np.where(x > 0, x, 0)
+
+
+def option_a(x: np.ndarray, width: int, stride: int) -> np.ndarray:
+    x = x[:, ::stride, ::stride]
+    return np.concatenate([x, np.zeros((*x.shape[:3], width - x.shape[3]))], 3)
+
+
+UNITS = [("stage1/unit0", 4, 1), ("stage1/unit1", 4, 1), ("stage2/unit0", 8, 2), ("stage2/unit1", 8, 1)]
+
+
+def v1(net: Reference, x: np.ndarray) -> np.ndarray:
+    """v1 Fig. 2 with option A: ReLU after the addition."""
+    x = relu(net.norm("stem/norm1", net.conv("stem/conv1", x)))
+    for at, width, stride in UNITS:
+        y = relu(net.norm(f"{at}/norm1", net.conv(f"{at}/conv1", x, stride)))
+        y = net.norm(f"{at}/norm2", net.conv(f"{at}/conv2", y))
+        x = relu(y + option_a(x, width, stride))
+    return net.head(x)
+
+
+def v2(net: Reference, x: np.ndarray, *, raw: bool = False, project: bool = False) -> np.ndarray:
+    """v2 Fig. 4 (e) and the appendix: nothing after the addition, BN and ReLU before every convolution and last."""
+    x = net.conv("stem/conv1", x)
+    if not raw:
+        x = relu(net.norm("stem/norm1", x))
+    for i, (at, width, stride) in enumerate(UNITS):
+        start = x if i == 0 and not raw else relu(net.norm(f"{at}/norm1", x))
+        y = net.conv(f"{at}/conv1", start, stride)
+        y = net.conv(f"{at}/conv2", relu(net.norm(f"{at}/norm2", y)))
+        changes = stride > 1
+        if project and changes:
+            x = net.conv(f"{at}/shortcut/conv", start, stride) + y
+        else:
+            x = option_a(x, width, stride) + y
+    return net.head(relu(net.norm("norm", x)))
+
+
+PREACTIVATED = {"order": "full_preactivation"}
+NETWORKS: dict[str, tuple[dict, Callable]] = {
+    "v1": ({}, v1),
+    "v2": (PREACTIVATED, v2),
+    "v2 with projections": ({**PREACTIVATED, "shortcut": "B"}, partial(v2, project=True)),
+    "v2 with a raw stem": (
+        {**PREACTIVATED, "shortcut": "B", "stem_raw": True},
+        partial(v2, raw=True, project=True),
+    ),
+}
+
+
+def draw(spec: Spec) -> dict[str, Any]:
+    """Weights and BN values of both signs; some variances so small that epsilon counts."""
+    rng = np.random.default_rng(0)
+
+    def leaf(path: Any, shape: Any) -> np.ndarray:
+        x = rng.normal(size=shape.shape)
+        if path[-1].key == "kernel":
+            x *= np.sqrt(2 / np.prod(shape.shape[:-1]))
+        elif path[-1].key == "var":
+            x = np.where(rng.uniform(size=shape.shape) < 0.3, 1e-3, np.abs(x))
+        return x.astype(np.float32)
+
+    return jax.tree.map_with_path(leaf, jax.eval_shape(lambda: init_variables(spec, 0)))
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_whole_network(name: str, train: bool) -> None:
+    fields, forward = NETWORKS[name]
+    spec = Spec(**SMALL, **BN, **fields)
+    variables = draw(spec)
+    images = np.random.default_rng(1).normal(size=(3, 9, 9, 3)).astype(np.float32)
+    apply = jax.jit(partial(ResNet(spec).apply, train=train, mutable=["batch_stats"]))
+    logits, state = apply(variables, images)
+    net = Reference(variables, train)
+    expected = forward(net, images.astype(np.float64))
+    np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+    assert train == bool(net.new)
+    for path, values in net.new.items():
+        for key, value in values.items():
+            found = net.at(state["batch_stats"], path)[key]
+            np.testing.assert_allclose(found, value, rtol=1e-3, atol=1e-4, err_msg=f"{path} {key}")
+
+
+def test_the_head_starts_with_gain_one_over_its_inputs() -> None:
+    spec = Spec(units=(1,), widths=(256,), stem_width=256, num_classes=400, input_size=1)
+    head = jax.jit(partial(init_variables, spec))(0)["params"]["head"]
+    w = np.asarray(head["kernel"])
+    assert w.var() == pytest.approx(1 / 256, rel=0.03)
+    assert (np.asarray(head["bias"]) == 0).all()
+    # Whatever the other layers start with.
+    other = Spec(**{**vars(spec), "init": "fan_in", "init_gain": 1.0})
+    np.testing.assert_array_equal(jax.jit(partial(init_variables, other))(0)["params"]["head"]["kernel"], w)
