@@ -8,6 +8,7 @@ repeated: see `resjax.sweep` for jobs, launchers and exit codes.
 """
 
 import shlex
+import textwrap
 from pathlib import Path
 
 from absl import flags
@@ -40,7 +41,7 @@ def main(argv: list[str]) -> int:
     if not name:
         raise BadInput("no table given; python -m resjax.papers list shows them")
     if name not in TABLES:
-        raise BadInput(unknown("table", name, TABLES))
+        raise BadInput(unknown("table", name, list(TABLES)))
     table = TABLES[name]
     data = values.data or table.data[0]
     if data not in table.data:
@@ -51,7 +52,7 @@ def main(argv: list[str]) -> int:
     rows = [row.name for row in table.rows]
     for row in values.rows or []:
         if row not in rows:
-            raise BadInput(unknown("--rows", row, rows))
+            raise BadInput(unknown_row(row, table))
     if values.rows == []:
         raise BadInput("--rows is empty: give names, or leave it out for all")
 
@@ -69,14 +70,27 @@ def main(argv: list[str]) -> int:
     return code
 
 
+def unknown_row(name: str, table: Table) -> str:
+    """One line for a row that the table does not have: those whose names or labels speak of it, or the nearest."""
+    alike = [row.name for row in table.rows if name.lower() in f"{row.name} {row.label}".lower()]
+    if name and alike:
+        return f"--rows={name!r} is unknown; did you mean {', '.join(alike)}?"
+    return unknown("--rows", name, [row.name for row in table.rows])
+
+
 def listing() -> str:
     """Every table with what it shows and its rows."""
-    width = max(map(len, TABLES))
-    return "\n".join(
-        f"{name.ljust(width)}  {table.what}; {len(table.rows)} rows\n{' ' * width}  "
-        + ", ".join(row.name for row in table.rows)
-        for name, table in TABLES.items()
-    )
+    width = max(map(len, TABLES)) + 2
+    blocks = []
+    for name, table in TABLES.items():
+        rows = ", ".join(row.name for row in table.rows)
+        for indent, text in ((name.ljust(width), table.what), (" " * width, f"{len(table.rows)} rows: {rows}")):
+            blocks.append(
+                textwrap.fill(
+                    text, 80, initial_indent=indent, subsequent_indent=" " * width, break_on_hyphens=False
+                )
+            )
+    return "\n".join(blocks)
 
 
 def draw(table: Table, runs: list[Run], taken: dict[str, str], workdir: Path, budget: float) -> None:

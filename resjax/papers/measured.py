@@ -1,11 +1,12 @@
-"""What was measured, kept as raw summaries in `results/`, and the README's tables made from them.
+"""What was measured, kept as raw summaries in `results/`, and the tables made from them.
 
     python -m resjax.papers.measured --add=NAME --workdir=W --title="..." --command="..." --hardware="..."
     python -m resjax.papers.measured
 
 The first copies the summary of every finished run below W (a run, or a sweep's or table's folder) into
 `results/NAME.json`; with `--benchmark=FILE` it copies what `python -m resjax.benchmark --out=FILE` wrote. Both
-write the README's tables anew, between their two marks: no number gets there by hand.
+write `results/README.md` anew, a table for each record, and the one table of the README, between its two marks: no
+number gets there by hand. Works in a checkout of the repository only.
 """
 
 import json
@@ -15,13 +16,21 @@ from typing import Any
 
 from absl import flags
 
-from resjax import cli
+from resjax import cli, files
 from resjax.errors import BadInput
-from resjax.files import replace, write_json
 from resjax.sweep.results import markdown, show
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "results"
+SUMMARY = ("digits", "degradation")  # the records whose runs are the README's table
+HEAD = """\
+# Measured
+
+Made from the raw summaries beside this file by `python -m resjax.papers.measured`. Errors are mean ± sample
+standard deviation (n seeds) after the last step; training errors are of the last interval between evaluations, with
+augmentation.
+
+"""
 BEGIN, END = "<!-- measured: begin -->\n", "<!-- measured: end -->\n"
 
 
@@ -49,10 +58,11 @@ def main(argv: list[str]) -> None:
             content: dict[str, Any] = {"benchmark": json.loads(Path(values.benchmark).read_text())}
         else:
             content = {"runs": collect(Path(values.workdir))}
-        write_json(RESULTS / f"{values.add}.json", about | content)
+        files.write_json(RESULTS / f"{values.add}.json", about | content)
     readme = ROOT / "README.md"
-    replace(readme, fill(readme.read_text(), section(RESULTS)))
-    print(f"wrote the tables of {readme}", file=sys.stderr)
+    files.replace(RESULTS / "README.md", HEAD + section(RESULTS))
+    files.replace(readme, fill(readme.read_text(), summary(RESULTS)))
+    print(f"wrote {RESULTS / 'README.md'} and the table of {readme}", file=sys.stderr)
 
 
 def collect(workdir: Path) -> dict[str, list[dict[str, Any]]]:
@@ -78,6 +88,17 @@ def section(results: Path) -> str:
         table = benchmark_table(record["benchmark"]) if "benchmark" in record else runs_table(record["runs"])
         parts.append(f"**{record['title']}** ({record['hardware']})\n\n{table}\n\n    {record['command']}\n")
     return "\n".join(parts)
+
+
+def summary(results: Path) -> str:
+    """The runs of `SUMMARY` in one table, with the command and the machine of each record."""
+    runs: dict[str, list[dict[str, Any]]] = {}
+    notes = []
+    for name in SUMMARY:
+        record = json.loads((results / f"{name}.json").read_text())
+        runs |= record["runs"]
+        notes.append(f"* {', '.join(record['runs'])}: `{record['command']}` on {record['hardware']}\n")
+    return f"{runs_table(runs)}\n\n{''.join(notes)}"
 
 
 def runs_table(runs: dict[str, list[dict[str, Any]]]) -> str:

@@ -1,4 +1,4 @@
-"""The README's tables are what the raw summaries in results/ say."""
+"""The tables of both READMEs are what the raw summaries in results/ say."""
 
 import json
 import re
@@ -9,9 +9,20 @@ from resjax.errors import BadInput
 from resjax.papers import measured
 
 
-def test_readme_is_made_from_the_results():
+def test_both_files_are_made_from_the_results():
     readme = (measured.ROOT / "README.md").read_text()
-    assert measured.fill(readme, measured.section(measured.RESULTS)) == readme
+    assert measured.fill(readme, measured.summary(measured.RESULTS)) == readme
+    every = measured.section(measured.RESULTS)
+    assert (measured.RESULTS / "README.md").read_text() == measured.HEAD + every
+    for path in measured.RESULTS.glob("*.json"):
+        assert json.loads(path.read_text())["title"] in every
+
+
+def test_the_readme_has_one_table():
+    text = measured.summary(measured.RESULTS)
+    assert text.count("| run ") == 1
+    for run in ("digits-v1-20", "plain-20", "plain-56", "resnet-20", "resnet-56"):
+        assert f"| {run} " in text
 
 
 def test_table_of_runs(tmp_path):

@@ -56,6 +56,7 @@ def test_list(capsys):
         assert f"\n{name} " in "\n" + out
         assert f"{len(TABLES[name].rows)} rows" in out
     assert "scale-0.5-0.5" in out
+    assert max(map(len, out.splitlines())) <= 80
 
 
 @pytest.mark.parametrize(
@@ -63,7 +64,9 @@ def test_list(capsys):
     [
         ([], "no table given"),
         (["--seeds=1"], "no table given"),
-        (["v2-tabel1"], "table='v2-tabel1' is unknown; did you mean v2-table1"),
+        (["v2-tabel1"], r"table='v2-tabel1' is unknown; did you mean v2-table1\? \(known: v1-table2, v1-table3, "),
+        (["v2-table1", "--rows=gate"], r"--rows='gate' is unknown; did you mean gated-0, gated-6\?$"),
+        (["v2-table1", "--rows=Gating"], "did you mean exclusive-5, exclusive-6, exclusive-7, gated-0, gated-6"),
         (["v2-table1", "--rows=original,exclusive-9"], "--rows='exclusive-9' is unknown; did you mean exclusive-"),
         (["v2-table1", "--rows="], "--rows"),
         (["v2-table1", "--data=cifar"], "--data='cifar' is unknown; did you mean cifar10"),

@@ -186,3 +186,18 @@ def test_jobs_share_the_cores_and_have_all_threads(asked, stand_in, sweep_file, 
 )
 def test_shares(items, jobs, expected):
     assert [share(items, slot, jobs) for slot in range(jobs)] == expected
+
+
+def test_a_sweep_of_an_older_version_goes_on(stand_in, sweep_file, workdir):
+    path = sweep_file({"A": {}})
+    go(path, workdir)
+    saved = json.loads((workdir / "sweep.json").read_text())
+    config = saved["runs"]["A"]["config"]
+    assert (config["model"]["num_classes"], config["data"]["augment"]) == (10, "crop")  # as the data set has it
+    del config["model"]["zero_gamma"], config["checkpoint_keep"]  # as if they had come later
+    (workdir / "sweep.json").write_text(json.dumps(saved))
+    assert go(path, workdir) == DONE
+    config["data"]["augment"] = "none"
+    (workdir / "sweep.json").write_text(json.dumps(saved))
+    with pytest.raises(BadInput, match="run 'A': data.augment: 'none' there, 'crop' here"):
+        go(path, workdir)
