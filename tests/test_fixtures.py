@@ -9,12 +9,12 @@ import jax
 import pytest
 
 from resjax import config as configs
+from resjax import experiment
 from resjax.cli import load
 from resjax.data.loader import open_dataset
 from resjax.evaluation.evaluate import evaluate
 from resjax.train import digest
 from resjax.train.checkpoint import Checkpoints, check_source, initialize_from
-from resjax.train.program import build
 
 FLAGS = (
     "--config=configs/digits.py",
@@ -59,7 +59,7 @@ def restored(workdir):
 
 
 def program(config):
-    return build(config, configs.network(config), configs.durations(config, 1300))
+    return experiment.open(config).program
 
 
 @pytest.mark.parametrize("run", STEPS)

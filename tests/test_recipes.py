@@ -5,44 +5,15 @@ import pytest
 from resjax.cli import load
 from resjax.config import flatten, plain
 
-# What the data set decides, and how a config says so.
-DATA = {
-    "digits.py": {
-        "data.augment": "crop",
-        "data.pad": 1,
-        "data.normalize": "channel",
-        "data.image_size": 0,
-        "model.input_size": 8,
-        "model.input_channels": 1,
-        "model.num_classes": 10,
-    },
-    "cifar10.py": {
-        "data.augment": "crop_flip",
-        "data.pad": 4,
-        "data.normalize": "pixel_mean",
-        "data.image_size": 0,
-        "model.input_size": 32,
-        "model.input_channels": 3,
-        "model.num_classes": 10,
-    },
-    "imagenet.py": {
-        "data.augment": "resized_crop_flip",
-        "data.pad": 4,
-        "data.normalize": "channel",
-        "data.image_size": 224,
-        "model.input_size": 224,
-        "model.input_channels": 3,
-        "model.num_classes": 1000,
-    },
-    "dense.py": {
-        "data.augment": "crop",
-        "data.pad": 1,
-        "data.normalize": "pixel_mean",
-        "data.image_size": 0,
-        "model.input_size": 8,
-        "model.input_channels": 1,
-        "model.num_classes": 10,
-    },
+# What the data set decides; tests/data/test_resolve.py has what it decides.
+OPEN = {
+    "data.augment": None,
+    "data.pad": None,
+    "data.normalize": None,
+    "data.image_size": 0,
+    "model.input_size": 0,
+    "model.input_channels": 0,
+    "model.num_classes": 0,
 }
 
 # v1 section 3.4 and 4.2, v2 section 3: the same in all recipes unless a recipe says otherwise.
@@ -186,7 +157,7 @@ RECIPES = {
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipe(name):
     found = flatten(plain(load([f"--config=configs/{name}"])))
-    assert found == {**COMMON, **DATA[name.partition(":")[0]], **RECIPES[name]}
+    assert found == {**COMMON, **OPEN, **RECIPES[name]}
 
 
 @pytest.mark.parametrize("name", ["digits.py:v1-20", "cifar10.py", "imagenet.py", "dense.py:v1-21"])

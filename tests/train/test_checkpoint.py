@@ -14,18 +14,16 @@ import jax
 import numpy as np
 import pytest
 
+from resjax import experiment
 from resjax.cli import load
-from resjax.config import durations, network
 from resjax.errors import BadInput
 from resjax.train import digest
 from resjax.train.checkpoint import Checkpoints
-from resjax.train.program import build
 from resjax.train.step import TrainState
 
 
 def program(flags):
-    config = load(list(flags))
-    return build(config, network(config), durations(config, 1300))
+    return experiment.open(load(list(flags))).program
 
 
 def flip(step):
@@ -568,11 +566,10 @@ def source(run, tiny, tmp_path_factory):
 def started(flags, source):
     from resjax.train.checkpoint import check_source, initialize_from
 
-    config = load([*flags, *SOURCE, f"--config.init_from={source}"])
-    check_source(source, network(config))
-    one = build(config, network(config), durations(config, 1300))
-    fresh = one.init()
-    return initialize_from(source, fresh), one.init(), one
+    one = experiment.open(load([*flags, *SOURCE, f"--config.init_from={source}"]))
+    check_source(source, one.spec)
+    fresh = one.program.init(np.uint32(0))
+    return initialize_from(source, fresh), one.program.init(np.uint32(0)), one.program
 
 
 @pytest.mark.parametrize("scanned", ["false", "true"])
