@@ -199,5 +199,5 @@ def test_a_sweep_of_an_older_version_goes_on(stand_in, sweep_file, workdir):
     assert go(path, workdir) == DONE
     config["data"]["augment"] = "none"
     (workdir / "sweep.json").write_text(json.dumps(saved))
-    with pytest.raises(BadInput, match="run 'A': data.augment: 'none' there, 'crop' here"):
+    with pytest.raises(BadInput, match=r"run 'A': data.augment: 'none' there, 'crop' here"):
         go(path, workdir)
