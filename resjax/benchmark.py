@@ -20,7 +20,6 @@ import importlib.util
 import itertools
 import json
 import os
-import platform
 import resource
 import statistics
 import sys
@@ -35,15 +34,13 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-import resjax
-from resjax import cli, experiment, files
+from resjax import cli, experiment, files, machine
 from resjax.errors import BadInput
 from resjax.evaluation.evaluate import Batch
 from resjax.models import counts, scan
 from resjax.train.log import RunLog
 from resjax.train.loop import Experiment, fit
 from resjax.train.preemption import StopRequest
-from resjax.train.program import Program
 from resjax.train.progress import NonFinite, Progress
 
 ROUNDS = 3
@@ -130,7 +127,7 @@ def benchmark(config: ConfigDict, steps: int, pytorch: bool = True, began: float
         "macs": total.macs,
         "dtype": spec.dtype,
         "batch_size": config.batch_size,
-        **machine(run.program),
+        **machine.describe(run.program.mesh.size),
         "load_average": load,
         "steps": each * ROUNDS,
         "compile_seconds": compile_seconds,
@@ -154,8 +151,10 @@ def benchmark(config: ConfigDict, steps: int, pytorch: bool = True, began: float
             "pytorch_images_per_second": config.batch_size / torch_seconds,
             "ratio_to_pytorch": torch_seconds / step_seconds,
         }
-    if load > 0.5 * threads():
-        notes.append(f"the machine was busy with other work: load average {load:.1f} on {threads()} threads")
+    if load > 0.5 * machine.threads():
+        notes.append(
+            f"the machine was busy with other work: load average {load:.1f} on {machine.threads()} threads"
+        )
     return result | ({"note": "; ".join(notes)} if notes else {})
 
 
@@ -222,7 +221,7 @@ def twin_step(run: Experiment, batch: Batch) -> tuple[Step | None, list[str]]:
         reasons.append(f"this device ({jax.default_backend()})")
     if reasons:
         return None, [f"no PyTorch twin for: {', '.join(reasons)}"]
-    torch.set_num_threads(threads())
+    torch.set_num_threads(machine.threads())
     twin = torch_twin.Twin(spec)
     state = scan.unroll(jax.device_get(program.init(np.uint32(config.seed))))
     torch_twin.copy({"params": state.params, "batch_stats": state.batch_stats}, twin)
@@ -234,22 +233,7 @@ def twin_step(run: Experiment, batch: Batch) -> tuple[Step | None, list[str]]:
         return None, ["PyTorch ran out of memory"]
     if spec.bn_group not in (0, config.batch_size):
         how.append(f"BN over the whole batch instead of groups of {spec.bn_group}")
-    return step, [f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads: {', '.join(how)}"]
-
-
-def machine(program: Program) -> dict[str, Any]:
-    """What the figures were measured on, and with."""
-    return {
-        "device": f"{program.mesh.size} x {jax.devices()[0].device_kind}",
-        "processor": platform.processor() or platform.machine(),
-        "threads": threads(),
-        "versions": {"resjax": resjax.__version__, "jax": jax.__version__, "python": platform.python_version()},
-    }
-
-
-def threads() -> int:
-    """The processor cores that this process may use, on which XLA and PyTorch run alike."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return step, [f"PyTorch {torch.__version__}, {torch.get_num_machine.threads()} threads: {', '.join(how)}"]
 
 
 def peak_memory() -> tuple[int, str]:

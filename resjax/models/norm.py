@@ -113,7 +113,7 @@ def _backward(
     wide, g = x.astype(rstd.dtype), gradients[0].astype(rstd.dtype)
     mean_g = g.mean(axes, keepdims=True)
     # The sum over g x, not g (x - guess): XLA would keep that difference, as large as x, from the forward pass on,
-    # a third of a step's memory and a quarter of the time here. Its rounding is about that of the mean in float32.
+    # a third of the memory of a CIFAR step. Its rounding is about that of the mean in float32.
     cov = (g * wide).mean(axes, keepdims=True) - (guess + rest) * mean_g  # of g and x; rstd cov = mean(g xhat)
     a = gamma * rstd
     c = a * jnp.square(rstd) * cov

@@ -1,6 +1,5 @@
 """The networks of both papers, and their best-known descendants, by name."""
 
-import dataclasses
 import re
 from collections.abc import Collection
 from typing import Any
@@ -184,11 +183,6 @@ def dense(name: str, features: int, width: int) -> Spec:
         input_size=features,
         input_channels=1,
     )
-
-
-def for_digits(spec: Spec) -> Spec:
-    """The same network for 8x8 grey images: only the input differs."""
-    return dataclasses.replace(spec, input_size=8, input_channels=1)
 
 
 def _plain_name(name: str, families: Collection[str], example: str) -> tuple[str, int]:

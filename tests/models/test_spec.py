@@ -261,8 +261,3 @@ def test_a_depth_that_is_refused_names_two_that_exist(depth: int) -> None:
     except BadInput as error:
         near = str(error).split("nearest: ")[1].split(" and ")
         assert [published.cifar(name).depth % 6 for name in near] == [2, 2]
-
-
-def test_digits_change_the_input_only() -> None:
-    spec = published.cifar("v1-20")
-    assert published.for_digits(spec) == dataclasses.replace(spec, input_size=8, input_channels=1)
