@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 
 import resjax
 from resjax import checks, cli, experiment, files
-from resjax.config import plain, restored
+from resjax.config import network, plain, restored
 from resjax.errors import DONE, INTERRUPTED, NON_FINITE, BadInput
 from resjax.evaluation.evaluate import evaluate
 from resjax.models import counts
@@ -57,10 +57,10 @@ def main(argv: list[str]) -> int:
 
     # Everything that can be wrong is found before anything is written or compiled.
     config = values.config
-    spec = checks.validate(config, jax.device_count())
+    checks.validate(config, jax.device_count())
     config = check_workdir(workdir, config)
     if config.init_from:
-        check_source(Path(config.init_from), spec)
+        check_source(Path(config.init_from), network(checks.described(config)))
     run = experiment.open(config, workdir)
     if (workdir / "summary.json").exists():
         summary = files.read_json(workdir / "summary.json")
