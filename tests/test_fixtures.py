@@ -129,7 +129,7 @@ def test_the_flags_are_still_those_of_the_runs():
 
 
 def test_the_commands_go_on_with_them(old, run):
-    """The same command as then: it resumes to the numbers of 0.1.0, says of a finished run that it is, evaluates."""
+    """The same command as then resumes to the numbers of 0.1.0; a finished run says so, and is evaluated."""
     resumed = run(*FLAGS, f"--workdir={old / 'interrupted'}")
     assert resumed.returncode == 0, resumed.stderr
     assert "resumed  from step 20" in resumed.stderr
