@@ -200,10 +200,10 @@ def test_times_add_up_over_a_resume(call, rich, copy):
 def test_one_run_at_a_time(start, run, tiny, tmp_path):
     """A second process is refused by name and changes nothing; after kill -9 the lock is no obstacle."""
     endless = (
-        "schedule.name=constant",
         "total_steps=1000000",
         "eval_every_steps=1000000",
-        "checkpoint_every_steps=50",
+        "checkpoint_every_steps=20",
+        "schedule.name=constant",
     )
     flags = (*tiny, *(f"--config.{field}" for field in endless), f"--workdir={tmp_path / 'run'}")
     with start(*flags) as first:
