@@ -25,7 +25,6 @@ def get_config(network: str = "v1-50") -> ConfigDict:
     c.eval_every_epochs = 1.0
 
     c.data.name = "imagenet2012"
-    c.data.test_split = "validation"
     c.data.workers = 8
 
     c.model.bn_group = 32

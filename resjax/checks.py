@@ -182,7 +182,7 @@ def resolved(config: ConfigDict, facts: Resolved) -> ConfigDict:
     """
     check_size(config, facts.image_shape, facts.num_classes)
     config = sized(config, facts.image_shape, facts.num_classes)
-    for field in ("augment", "pad", "normalize", "image_size"):
+    for field in ("augment", "pad", "normalize", "image_size", "test_split"):
         config.data[field] = getattr(facts, field)
     return config
 
@@ -278,6 +278,7 @@ OPEN: dict[str, tuple[Any, ...]] = {
     "data.augment": (None,),
     "data.pad": (None,),
     "data.normalize": (None,),
+    "data.test_split": (None,),
 }
 
 

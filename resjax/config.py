@@ -44,7 +44,7 @@ def default(model: Spec | None = None) -> ConfigDict:
     c.data.dir = ""  # where prepared sets are; empty: $TFDS_DATA_DIR or ~/tensorflow_datasets
     c.data.train_split = "train"
     c.data.validation_split = ""  # such as train[45000:]; the only split by which anything may be selected
-    c.data.test_split = "test"
+    c.data.test_split = placeholder(str)  # None: the one that is usual for the set
     # What is usual for the set, unless it is given here.
     c.data.augment = placeholder(str)  # none | crop | crop_flip | resized_crop_flip
     c.data.pad = placeholder(int)  # pixels of zero padding before the random crop

@@ -7,8 +7,9 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
+from resjax import files
 from resjax.checks import resolved, validate
-from resjax.config import durations, network
+from resjax.config import durations, network, restored
 from resjax.data.loader import open_dataset
 from resjax.data.preprocess import Preprocessing
 from resjax.errors import BadInput
@@ -16,6 +17,7 @@ from resjax.evaluation.evaluate import Evaluation
 from resjax.train.checkpoint import Checkpoints
 from resjax.train.loop import Experiment
 from resjax.train.program import build
+from resjax.train.step import TrainState
 
 
 def open(config: ConfigDict, workdir: Path | None = None) -> Experiment:
@@ -39,6 +41,28 @@ def open(config: ConfigDict, workdir: Path | None = None) -> Experiment:
         for split in splits
     )
     return Experiment(config, spec, dataset, length, evaluations, build(config, spec, length))
+
+
+def load(
+    workdir: Path | str, step: str = "latest", config: ConfigDict | None = None
+) -> tuple[Experiment, TrainState]:
+    """A run from its folder, and its state after a saved step.
+
+    Args:
+      step: `latest`, `best` or a number.
+      config: taken instead of the run's own, for another data set or mesh.
+
+    Raises:
+      BadInput: if there is no run or no such step, or the checkpoint is damaged.
+    """
+    workdir = Path(workdir)
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise BadInput(f"workdir={workdir} holds no run; train one there first")
+    run = open(config or restored(files.read_json(path), path), workdir)
+    with closing(Checkpoints(workdir)) as checkpoints:
+        state, _ = checkpoints.restore(run.program.abstract, checkpoints.find(step))
+    return run, state
 
 
 def preprocessing(workdir: Path) -> Preprocessing | None:

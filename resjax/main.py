@@ -12,10 +12,11 @@ import time
 BEGAN = time.monotonic()  # before the imports, which are part of what a person waits for
 
 import json
+import math
 import os
 import shlex
 import sys
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,12 @@ from ml_collections import ConfigDict
 
 import resjax
 from resjax import checks, cli, experiment, files
-from resjax.config import plain, restored
+from resjax.config import network, plain, restored
 from resjax.errors import DONE, INTERRUPTED, NON_FINITE, BadInput
 from resjax.evaluation.evaluate import evaluate
 from resjax.models import counts
 from resjax.train import lock
-from resjax.train.checkpoint import Checkpoints, check_source
+from resjax.train.checkpoint import check_source
 from resjax.train.loop import Experiment, train
 from resjax.train.preemption import Preempted
 from resjax.train.progress import NonFinite
@@ -44,12 +45,14 @@ def define(values: flags.FlagValues) -> None:
 
 
 def main(argv: list[str]) -> int:
-    values = cli.parse(argv, define, config="--mode=eval" not in argv or "optional")
+    values = cli.parse(argv, define, config="optional")
     if values.devices is not None:
         cli.use_devices(values.devices)
     cli.use_compilation_cache()
-    if not (values.config or values.workdir):
-        raise BadInput("--workdir is missing: give the folder of the run to evaluate")
+    if not values.config and (values.mode == "train" or not values.workdir):
+        raise BadInput(
+            "--config is missing: give a file, such as --config=configs/digits.py, or with --mode=eval a --workdir"
+        )
     workdir = Path(values.workdir or Path("runs") / values.config.name)
     if values.mode == "eval":
         print(json.dumps(evaluate_run(workdir, values.config, cli.overrides(argv), values.step), indent=2))
@@ -57,10 +60,10 @@ def main(argv: list[str]) -> int:
 
     # Everything that can be wrong is found before anything is written or compiled.
     config = values.config
-    spec = checks.validate(config, jax.device_count())
+    checks.validate(config, jax.device_count())
     config = check_workdir(workdir, config)
     if config.init_from:
-        check_source(Path(config.init_from), spec)
+        check_source(Path(config.init_from), network(checks.described(config)))
     run = experiment.open(config, workdir)
     if (workdir / "summary.json").exists():
         summary = files.read_json(workdir / "summary.json")
@@ -144,10 +147,8 @@ def evaluate_run(workdir: Path, config: ConfigDict | None, overrides: list[str],
             if line.startswith("model."):
                 raise BadInput(f"workdir={workdir} holds another network: {line}. Leave --config out")
             say(f"the run's own value is taken: {line}")
-    run = experiment.open(asked, workdir)
-    with closing(Checkpoints(workdir)) as checkpoints:
-        step = checkpoints.find(which)
-        state, _ = checkpoints.restore(run.program.abstract, step)
+    run, state = experiment.load(workdir, which, asked)
+    step = int(state.step)
     say(f"evaluating step {step} of {workdir} on {run.config.data.name}, preprocessed as in training")
     result: dict[str, Any] = {"step": step}
     for evaluation in run.evaluations:
@@ -176,6 +177,12 @@ def announce(run: Experiment, workdir: Path) -> None:
         f"{durations.total / durations.per_epoch:.1f} epochs\n"
         f"logs      {workdir}  (metrics.jsonl, tensorboard/, checkpoints/)"
     )
+    young = math.ceil(math.log(0.01, spec.bn_momentum)) if spec.bn_momentum else 0
+    if spec.norm == "batch" and not config.init_from and min(durations.eval_every, durations.total) < young:
+        say(
+            f"note      before step {young} BN's running averages still hold over 1 % of their starting values: "
+            "test losses can be huge"
+        )
 
 
 def report(workdir: Path, summary: dict[str, Any]) -> int:

@@ -5,6 +5,7 @@ import math
 import pytest
 
 from resjax import benchmark
+from resjax.cli import load
 from resjax.errors import BadInput
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None
@@ -46,3 +47,19 @@ def test_mistakes_are_one_line(tmp_path):
         benchmark.main([*SMALL, "--steps=2"])
     with pytest.raises(BadInput, match="no such folder"):
         benchmark.main([*SMALL, f"--out={tmp_path / 'a' / 'b'}"])
+
+
+def test_ratios_are_above_1_where_resjax_is_ahead(monkeypatch):
+    """On known times: a bare step takes 2 s, a step of the loop 3 s, PyTorch 8 s."""
+    monkeypatch.setattr(benchmark, "single_steps", lambda step, n: [step()] * n)
+    monkeypatch.setattr(benchmark.BareStep, "__call__", lambda self: 2.0)
+    monkeypatch.setattr(benchmark.BareStep, "run", lambda self, n: 2.0)
+    monkeypatch.setattr(benchmark, "in_loop", lambda run, n: (3.0, 0.25))
+    monkeypatch.setattr(benchmark, "twin_step", lambda run, batch: (lambda: 8.0, []))
+    found = benchmark.benchmark(load(SMALL), steps=3)
+    assert found["step_seconds"] == 2.0
+    assert found["loop_overhead"] == 0.5
+    assert found["input_wait"] == 0.25
+    assert found["ratio_to_pytorch"] == 4.0
+    assert found["images_per_second"] == 8.0
+    assert found["pytorch_images_per_second"] == 2.0

@@ -34,6 +34,7 @@ FLAGS = (
     "--config.name=old",
 )
 STEPS = {"finished": 60, "interrupted": 20}
+SHORT = ("--config.total_steps=2", "--config.schedule.warmup=none", "--config.batch_size=32")
 
 
 @pytest.fixture(params=["as it was", "without zero_gamma"])
@@ -122,5 +123,29 @@ def test_the_weights_give_the_accuracy_of_the_summary(old):
 def test_the_flags_are_still_those_of_the_runs():
     """By which the commands of 0.1.0 resume and evaluate."""
     saved = json.loads((Path(__file__).parent / "fixtures/0.1.0/finished/config.json").read_text())
-    here = configs.flatten(configs.plain(load(list(FLAGS))))
+    here = configs.flatten(configs.plain(experiment.open(load(list(FLAGS))).config))
+    here["data.image_size"] = 0  # 0.1.0 did not resolve it
     assert {key: here.get(key) for key in configs.flatten(saved)} == configs.flatten(saved)
+
+
+def test_the_commands_go_on_with_them(old, run):
+    """The same command as then resumes to the numbers of 0.1.0; a finished run says so, and is evaluated."""
+    resumed = run(*FLAGS, f"--workdir={old / 'interrupted'}")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resumed  from step 20" in resumed.stderr
+    found, then = (json.loads((old / name / "summary.json").read_text()) for name in ("interrupted", "finished"))
+    for field in ("steps", "params", "macs", "depth"):
+        assert found[field] == then[field]
+    for split in ("train", "validation", "test"):
+        assert found[f"{split}_loss"] == pytest.approx(then[f"{split}_loss"], rel=1e-3)
+        assert found[f"{split}_accuracy"] == pytest.approx(then[f"{split}_accuracy"], abs=0.01)
+    done = run(*FLAGS, f"--workdir={old / 'finished'}")
+    assert (done.returncode, done.stderr.splitlines()[0]) == (
+        0,
+        f"{old / 'finished'} is finished: 60 steps; raise total_steps or choose another --workdir",
+    )
+    judged = run("--mode=eval", f"--workdir={old / 'finished'}")
+    assert judged.returncode == 0, judged.stderr
+    assert json.loads(judged.stdout)["test_accuracy"] == then["test_accuracy"]
+    begun = run(*FLAGS[:4], *SHORT, f"--config.init_from={old / 'finished'}", f"--workdir={old / 'new'}")
+    assert begun.returncode == 0, begun.stderr

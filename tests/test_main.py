@@ -155,12 +155,59 @@ def test_evaluation(call, rich, whole):
     assert snapshot(whole) == before
 
 
+def test_a_workdir_alone_is_enough_to_evaluate(call, whole):
+    summary = json.loads((whole / "summary.json").read_text())
+    code, out, err = call(f"--workdir={whole}", "--mode=eval")
+    assert code == 0, err
+    assert json.loads(out)["test_accuracy"] == summary["test_accuracy"]
+    # What a file says otherwise does not count, and stderr names it.
+    code, out, err = call("--config=configs/digits.py", "--config.mesh.data=1", f"--workdir={whole}", "--mode=eval")
+    assert (code, "holds another network: model." in err) == (2, True)
+
+
+def test_a_checkpoint_is_evaluated_with_its_own_preprocessing(call, whole):
+    """Means are not found anew in other data, and no field may change them."""
+    flags = (f"--workdir={whole}", "--mode=eval", "--config.mesh.data=1")
+    code, out, err = call(*flags)
+    assert code == 0, err
+    for field in ("data.normalize=pixel_mean", "data.augment=crop_flip", "model.bn_epsilon=0.1", "seed=1"):
+        code, _, err = call(*flags, f"--config.{field}")
+        assert code == 2
+        assert f"evaluates the run as it was trained: {field.partition('=')[0]}: " in err
+    # Of these ten images the mean would be another; the test split, and so the result, are the same.
+    code, other, err = call(*flags, "--config.data.train_split=train[:10]")
+    assert code == 0, err
+    assert other == out
+    code, other, _ = call(*flags, "--config.data.test_split=test[:100]")
+    assert code == 0
+    assert json.loads(other)["test_loss"] != json.loads(out)["test_loss"]
+
+
 def test_evaluation_without_a_checkpoint(call, rich, whole, tmp_path):
     (tmp_path / "config.json").write_text((whole / "config.json").read_text())
     code, out, err = call(*rich, f"--workdir={tmp_path}", "--mode=eval")
     assert (code, out) == (2, "")
     assert "no such checkpoint" in err
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+@pytest.mark.parametrize(
+    "recipe", ["cifar10.py:v1-8", "cifar10.py:v2-11", "imagenet.py:v1.5-18-d", "dense.py:v2-5"]
+)
+def test_any_recipe_on_any_set(call, tmp_path, recipe):
+    """One override; the network's input, classes, augmentation and normalisation come with the set."""
+    durations = ("total_steps=1", "schedule.warmup=none", "schedule.drop_steps=()", "batch_size=64", "mesh.data=1")
+    flags = [f"--config.{field}" for field in (*durations, "data.name=digits")]
+    code, _, err = call(f"--config=configs/{recipe}", *flags, f"--workdir={tmp_path}/run")
+    assert code == 0, err
+    saved = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert [saved["model"][key] for key in ("input_size", "input_channels", "num_classes")] == [8, 1, 10]
+    assert [saved["data"][key] for key in ("augment", "pad", "normalize", "image_size")] == [
+        "crop",
+        1,
+        "channel",
+        8,
+    ]
 
 
 @pytest.mark.parametrize("every", [1, 10], ids=["evaluated and saved each step", "at the end"])

@@ -10,6 +10,7 @@ OPEN = {
     "data.augment": None,
     "data.pad": None,
     "data.normalize": None,
+    "data.test_split": None,
     "data.image_size": 0,
     "model.input_size": 0,
     "model.input_channels": 0,
@@ -63,7 +64,6 @@ COMMON = {
     "data.dir": "",
     "data.train_split": "train",
     "data.validation_split": "",
-    "data.test_split": "test",
     "data.workers": 0,
     "optimizer.name": "sgd",
     "optimizer.learning_rate": 0.1,
@@ -127,7 +127,6 @@ RECIPES = {
     "imagenet.py:v1-50": {
         "name": "imagenet-v1-50",
         "data.name": "imagenet2012",
-        "data.test_split": "validation",
         "data.workers": 8,
         "batch_size": 256,
         "total_epochs": 90.0,

@@ -195,7 +195,7 @@ def open_dataset(
     dir: str,
     train_split: str,
     validation_split: str,
-    test_split: str,
+    test_split: str | None,
     augment: str | None,
     pad: int | None,
     normalize: str | None,
@@ -210,7 +210,8 @@ def open_dataset(
     Args:
         name: 'digits', 'synthetic', or a prepared TFDS set such as 'cifar10' (see `sources`).
         dir: where TFDS keeps its sets; '' is $TFDS_DATA_DIR or ~/tensorflow_datasets.
-        train_split, validation_split, test_split: such as 'train[:45000]' (see `splits`); '' for no validation.
+        train_split, validation_split, test_split: such as 'train[:45000]' (see `splits`); '' for no validation;
+            None for the split that the set is usually tested on.
         augment: of training images: 'none'; 'crop' pads with zeros after normalisation and crops at random;
             'crop_flip' also mirrors with probability 1/2, the papers' CIFAR augmentation; 'resized_crop_flip' takes
             a random part of the image as in Inception, for ImageNet.

@@ -29,6 +29,7 @@ BY_NAME = {
     "cifar10": SMALL_PICTURES,
     "cifar100": SMALL_PICTURES,
 }
+TESTED_ON = {"imagenet2012": "validation"}  # its `test` has no labels
 
 # Height, width, channels and classes of sets that may be described before they are prepared.
 PUBLISHED = {
@@ -63,6 +64,7 @@ class Resolved:
     augment: str
     pad: int
     normalize: str
+    test_split: str
     source: sources.Source = field(repr=False)
     parts: dict[str, Slice] = field(repr=False)
     resized: bool
@@ -92,7 +94,7 @@ def resolve(
     dir: str,
     train_split: str,
     validation_split: str,
-    test_split: str,
+    test_split: str | None,
     augment: str | None,
     pad: int | None,
     normalize: str | None,
@@ -110,6 +112,8 @@ def resolve(
     _check_values(augment, pad, normalize, image_size, workers)
     asked_size = image_size or (preprocessing.size if preprocessing else 0)
     source = sources.open_source(name, dir, asked_size)
+    if test_split is None:
+        test_split = TESTED_ON.get(name.partition(":")[0], "test" if "test" in source.sizes else "validation")
     parts = _parse_splits(source, train_split, validation_split, test_split)
     usual = _usual(source)
     if augment is None:
@@ -129,6 +133,7 @@ def resolve(
         augment=augment,
         pad=_pad(name, augment, pad, usual, image_shape),
         normalize=normalize,
+        test_split=test_split,
         source=source,
         parts=parts,
         resized=resized,

@@ -224,7 +224,8 @@ class Spec:
     # Execution: the function is the same, and so are the parameters, up to the exact conversion of
     # `resjax.models.scan`.
     dtype: str = "float32"  # of convolutions; parameters, statistics and logits stay float32
-    scan: bool = False  # the identical units of a stage as one compiled body
+    # The identical units of a stage as one compiled body. It draws other fresh weights than the unrolled form.
+    scan: bool = False
     remat: bool = False  # recompute each unit's activations in the backward pass
 
     def __post_init__(self) -> None:

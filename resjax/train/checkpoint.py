@@ -18,7 +18,7 @@ import logging
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,9 @@ class Checkpoints:
         self._directory = self._workdir / "checkpoints"
         self._manager: Any = None
         if keep is not None:
+            for step in ocp.utils.checkpoint_steps(self._directory) if self._directory.is_dir() else []:
+                with suppress(OSError):
+                    (self._directory / str(step)).rmdir()  # only of an empty one, which a kill left half deleted
             self._scores = {step: self._score(step) for step in self.steps()}
             self._digests: dict[int, Future[str]] = {}
             self._background = ThreadPoolExecutor(1, "digest")
@@ -74,7 +77,8 @@ class Checkpoints:
         """Steps with a checkpoint, latest first."""
         if self._manager is not None:
             return sorted(self._manager.all_steps(), reverse=True)
-        return sorted(ocp.utils.checkpoint_steps(self._directory), reverse=True) if self._directory.is_dir() else []
+        steps = ocp.utils.checkpoint_steps(self._directory) if self._directory.is_dir() else []
+        return sorted((step for step in steps if self._folder_is_there(step)), reverse=True)
 
     def best_step(self) -> int | None:
         """The step with the highest score, of equal ones the latest; None if no step has a score."""

@@ -64,9 +64,8 @@ def train(experiment: Experiment, workdir: Path, began: float | None = None) -> 
                 log.say(f"resumed  from step {state.step}")
             state = fit(experiment, state, progress, log, checkpoints, stop)
         step = int(state.step)
-        digest = checkpoints.save(
-            state, record(experiment, progress, step)
-        ).result()  # it is saved: only the digest
+        # It is saved already: this only asks for its digest.
+        digest = checkpoints.save(state, record(experiment, progress, step)).result()
     summary = summarize(experiment, step, digest, progress)
     files.write_json(workdir / "summary.json", summary)  # closing the checkpoints waited for the last one
     return summary

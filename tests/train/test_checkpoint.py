@@ -622,3 +622,16 @@ def test_init_from_a_damaged_checkpoint(tiny, source, tmp_path, damage):
     with pytest.raises(BadInput, match=r"checkpoint 2 in .* is damaged"):
         started(tiny, tmp_path / "source")
     assert snapshot(tmp_path / "source") == before
+
+
+def test_a_folder_that_a_kill_left_half_deleted_is_no_obstacle(copy, rich):
+    """Old checkpoints are deleted file by file."""
+    abstract = program((*rich, "--config.mesh.data=1")).abstract
+    (copy / "checkpoints" / "15").mkdir()
+    (copy / "checkpoints" / "30" / "state").mkdir(parents=True)
+    with closing(Checkpoints(copy)) as reading:
+        assert 15 not in reading.steps()
+    with closing(Checkpoints(copy, keep=2)) as checkpoints:
+        state, _ = checkpoints.restore_latest(abstract)
+    assert int(state.step) == 90
+    assert not (copy / "checkpoints" / "15").exists()

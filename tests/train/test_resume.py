@@ -4,7 +4,9 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import shlex
+import shutil
 import signal
 from contextlib import closing
 
@@ -193,3 +195,34 @@ def test_times_add_up_over_a_resume(call, rich, copy):
     assert code == 0, err
     summary = json.loads((copy / "summary.json").read_text())
     assert summary["images_per_second"] > 0  # of the steps before the resume: none were left
+
+
+def test_one_run_at_a_time(start, run, tiny, tmp_path):
+    """A second process is refused by name and changes nothing; after kill -9 the lock is no obstacle."""
+    endless = (
+        "total_steps=1000000",
+        "eval_every_steps=1000000",
+        "checkpoint_every_steps=20",
+        "schedule.name=constant",
+    )
+    flags = (*tiny, *(f"--config.{field}" for field in endless), f"--workdir={tmp_path / 'run'}")
+    with start(*flags) as first:
+        first.wait_for(40)
+        second = run(*flags)
+        assert second.returncode == 2
+        assert f"is in use by process {first.process.pid} on " in second.stderr
+        first.send(signal.SIGKILL)
+        first.end()
+    reached = max(int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.isdigit())
+    third = run(*flags, f"--config.total_steps={reached + 1}")
+    assert third.returncode == 0, third.stderr
+
+
+def test_other_threads_are_warned_of(run, rich, copy):
+    """Roundings depend on them, so the bits do."""
+    shutil.rmtree(copy / "checkpoints" / "90")
+    done = run(*rich, f"--workdir={copy}", PJRT_NPROC="5")
+    assert done.returncode == 0, done.stderr
+    [line] = [line for line in done.stderr.splitlines() if "goes on with" in line]
+    assert re.fullmatch(r"the run had \d+ threads and goes on with 5, .* put NPROC=\d+ before the command", line)
+    assert json.loads((copy / "summary.json").read_text())["threads"] == 5
