@@ -233,7 +233,7 @@ def twin_step(run: Experiment, batch: Batch) -> tuple[Step | None, list[str]]:
         return None, ["PyTorch ran out of memory"]
     if spec.bn_group not in (0, config.batch_size):
         how.append(f"BN over the whole batch instead of groups of {spec.bn_group}")
-    return step, [f"PyTorch {torch.__version__}, {torch.get_num_machine.threads()} threads: {', '.join(how)}"]
+    return step, [f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads: {', '.join(how)}"]
 
 
 def peak_memory() -> tuple[int, str]:
