@@ -102,7 +102,7 @@ def load_file(file_and_spec: str) -> ConfigDict:
         loader.loader.exec_module(module)
         if not hasattr(module, "get_config"):
             raise BadInput(
-                f"--config={file}: define get_config(spec), which returns a ConfigDict, from config.default()"
+                f"--config={file}: define get_config(spec) that returns a ConfigDict, from config.default()"
             )
         config = module.get_config(spec) if spec else module.get_config()
         check_fields(config)
