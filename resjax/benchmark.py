@@ -2,13 +2,13 @@
 
     python -m resjax.benchmark --config=configs/cifar10.py:v1-20 --steps=30
 
-Prints one JSON object. Measured, on the first batch of the config's own data, in rounds that take turns:
+Prints one JSON object. It measures, in turns over several rounds, on the first batch of the config's own data:
 
   step_seconds       median of single training steps on a batch that lies on the device, each waited for
   loop_step_seconds  a step of the training loop itself, input and logs included, evaluation and checkpoints not;
                      `loop_overhead` compares it with steps that are also waited for only at the end
-  pytorch_...        where PyTorch is importable: single steps of the same network, weights and batch, each waited
-                     for; `ratio_to_pytorch` above 1 says that resjax is faster
+  pytorch_...        if PyTorch is installed: single steps of the same network, weights and batch, each waited
+                     for; `ratio_to_pytorch` above 1 means that resjax is faster
 """
 
 import time
@@ -78,16 +78,16 @@ def benchmark(config: ConfigDict, steps: int, pytorch: bool = True, began: float
     """Measures a config and returns what the command prints.
 
     Args:
-      steps: how many of each kind, over all rounds; every round takes one more first that does not count.
+      steps: how many of each kind, over all rounds; every round first takes one more, which does not count.
       pytorch: measure it too, where it is installed and has the network.
       began: `time.monotonic()` when the process started.
 
     Raises:
       BadInput: for a config that cannot train.
-      NonFinite: if it diverges meanwhile.
+      NonFinite: if it diverges within these steps.
     """
     began = time.monotonic() if began is None else began
-    load = os.getloadavg()[0]  # of others: taken before our own work
+    load = os.getloadavg()[0]  # by others: taken before our own work
     run = experiment.open(config)
     config, spec = run.config, run.spec
     with closing(run.dataset.train(config.batch_size, config.seed)) as batches:
@@ -105,7 +105,7 @@ def benchmark(config: ConfigDict, steps: int, pytorch: bool = True, began: float
     first_step_seconds = time.monotonic() - began
 
     in_loop(run, 1)  # compiles what surrounds the step
-    memory, memory_of = peak_memory()  # before PyTorch comes in
+    memory, memory_of = peak_memory()  # before PyTorch takes some
     other, notes = twin_step(run, batch) if pytorch else (None, ["PyTorch was not asked for"])
 
     each = -(-steps // ROUNDS)
@@ -170,7 +170,7 @@ class BareStep:
         self._state, _ = jax.block_until_ready(self._step(self._state, self._batch, self._seed))
 
     def run(self, n: int) -> float:
-        """Seconds a step, of `n` steps that are waited for at the end, as the loop waits."""
+        """Seconds per step, over `n` steps that are waited for only at the end, as the loop waits."""
         self()
         began = time.perf_counter()
         for _ in range(n):
@@ -189,7 +189,7 @@ def single_steps(step: Step, n: int) -> list[float]:
 
 
 def in_loop(run: Experiment, n: int) -> tuple[float, float]:
-    """Seconds a step, and the share of them spent waiting for input, of `n` steps of the training loop itself."""
+    """Seconds per step, and the share spent waiting for input, over `n` steps of the training loop itself."""
     durations = dataclasses.replace(run.durations, total=n + 1)
     short = dataclasses.replace(run, durations=durations, evaluations=())
     progress = Progress()
@@ -205,7 +205,7 @@ def in_loop(run: Experiment, n: int) -> tuple[float, float]:
 
 
 def twin_step(run: Experiment, batch: Batch) -> tuple[Step | None, list[str]]:
-    """The same training step in PyTorch, if it can be had, and what there is to say about it."""
+    """The same training step in PyTorch, or None if it cannot be built, and notes for the result."""
     if importlib.util.find_spec("torch") is None:
         return None, ["PyTorch is not installed"]
     import torch
@@ -233,11 +233,11 @@ def twin_step(run: Experiment, batch: Batch) -> tuple[Step | None, list[str]]:
         return None, ["PyTorch ran out of memory"]
     if spec.bn_group not in (0, config.batch_size):
         how.append(f"BN over the whole batch instead of groups of {spec.bn_group}")
-    return step, [f"PyTorch {torch.__version__}, {torch.get_num_machine.threads()} threads: {', '.join(how)}"]
+    return step, [f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads: {', '.join(how)}"]
 
 
 def peak_memory() -> tuple[int, str]:
-    """Bytes, and of what: the device's own memory where it keeps count, else the process."""
+    """Peak bytes and of what: of the device's memory if it keeps count, else of the process."""
     stats = jax.local_devices()[0].memory_stats()
     if stats and "peak_bytes_in_use" in stats:
         return stats["peak_bytes_in_use"], "device memory"

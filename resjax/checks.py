@@ -1,4 +1,4 @@
-"""What a config must satisfy: by itself, beside its data, and beside the config of the run that it goes on with."""
+"""What a config must satisfy: by itself, with its data set, and with the config of the run that it resumes."""
 
 import difflib
 import math
@@ -83,7 +83,7 @@ def check_values(config: ConfigDict) -> None:
 
 
 def nearest_field(name: str) -> str | None:
-    """The field that was probably meant by a dotted name, if any: other codebases' word for it, or one alike."""
+    """The field that a dotted name probably means: another codebase's word for it, or a similar name; or None."""
     section, _, last = name.rpartition(".")
     if last in ALIASES:
         return ALIASES[last]
@@ -92,7 +92,7 @@ def nearest_field(name: str) -> str | None:
         return difflib.SequenceMatcher(None, a, b).ratio()
 
     def likeness(field: str) -> float:
-        """That of the last names; that of the sections counts a little."""
+        """How alike the last parts of the names are; the sections count a little."""
         own_section, _, own_last = field.rpartition(".")
         return ratio(last, own_last) + (0.3 * ratio(section, own_section) if section else 0)
 
@@ -122,7 +122,7 @@ def validate(config: ConfigDict, devices: int) -> Spec:
         "schedule.warmup_rate": config.schedule.warmup_rate,
     }
     for field, value in positive.items():
-        if not 0 < value < math.inf:  # which NaN is not, either
+        if not 0 < value < math.inf:  # refuses NaN too
             raise BadInput(f"{field}={value}: must be positive")
     for field, value in {"weight_decay": o.weight_decay, "clip_norm": o.clip_norm}.items():
         if not 0 <= value < math.inf:
@@ -161,21 +161,21 @@ def mesh_shape(config: ConfigDict, devices: int) -> tuple[int, int]:
         if size != -1 and size < 1:
             raise BadInput(f"mesh.{name}={size}: must be at least 1, or -1 for the devices that are left")
     if data == fsdp == -1:
-        raise BadInput("mesh.data=-1 and mesh.fsdp=-1: only one of them can be the rest")
+        raise BadInput("mesh.data=-1 and mesh.fsdp=-1: only one of them can be -1; give the other a number")
     if data == -1:
         data = max(1, devices // fsdp)
     if fsdp == -1:
         fsdp = max(1, devices // data)
     if data * fsdp > devices:
         raise BadInput(
-            f"mesh.data={data} x mesh.fsdp={fsdp} needs {data * fsdp} devices, here are {devices}: use a smaller "
-            f"mesh (on a CPU, --devices={data * fsdp} makes fake ones)"
+            f"mesh.data={data} x mesh.fsdp={fsdp} needs {data * fsdp} devices, but there are {devices}: use a "
+            f"smaller mesh (on a CPU, --devices={data * fsdp} makes fake ones)"
         )
     return data, fsdp
 
 
 def resolved(config: ConfigDict, facts: Resolved) -> ConfigDict:
-    """A copy of `config` in which every field that it leaves to the data set has the set's value.
+    """A copy of `config` in which every field left to the data set has the set's value.
 
     Raises:
       BadInput: naming the field of the model that does not fit the set.
@@ -188,17 +188,19 @@ def resolved(config: ConfigDict, facts: Resolved) -> ConfigDict:
 
 
 def sized(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> ConfigDict:
-    """A copy of `config` whose network has the input and the classes of a data set, wherever it leaves them open.
+    """A copy of `config` whose network takes its input and classes from a data set, where they are left open.
 
     Args:
       image_shape: (H, W, C) of the processed images.
 
     Raises:
-      BadInput: for oblong images, which no network here takes.
+      BadInput: for images that are not square.
     """
     height, width, channels = image_shape
     if height != width:
-        raise BadInput(f"data.name={config.data.name}: its images are {height}x{width}; set data.image_size")
+        raise BadInput(
+            f"data.name={config.data.name}: its images are {height} x {width}; set data.image_size to a side"
+        )
     config = config.copy_and_resolve_references()
     for field, value in {"input_size": height, "input_channels": channels, "num_classes": num_classes}.items():
         config.model[field] = config.model[field] or value
@@ -217,7 +219,7 @@ def check_size(config: ConfigDict, image_shape: tuple[int, int, int], num_classe
 
 
 def described(config: ConfigDict) -> ConfigDict:
-    """`sized` without opening the data: as the set is published, or by the prepared set's description.
+    """`sized` without reading images: from what is published about the set, or from the prepared set.
 
     Raises:
       BadInput: for a set that is neither known nor prepared.
@@ -233,7 +235,7 @@ def described(config: ConfigDict) -> ConfigDict:
 
 
 def continued(saved: ConfigDict, config: ConfigDict) -> ConfigDict:
-    """A copy of `config` in which what it leaves to the data set is as it was when the run started."""
+    """A copy of `config` in which every field left to the data set has the value of the saved run."""
     config = config.copy_and_resolve_references()
     old, new = flatten(plain(saved)), flatten(plain(config))
     for field, left_open in OPEN.items():
@@ -243,7 +245,7 @@ def continued(saved: ConfigDict, config: ConfigDict) -> ConfigDict:
     return config
 
 
-# Fields that may change in mid-run: they do not change the result.
+# Fields that may change during a run, because they do not change its result.
 FREE = {
     "name",
     "mesh.data",
@@ -257,8 +259,8 @@ FREE = {
     "model.scan",
     "model.remat",
 }
-LENGTH = {"total_steps", "total_epochs"}  # free too, where the schedule does not depend on the end
-# What may differ besides where a checkpoint is evaluated; everything else is the run's own.
+LENGTH = {"total_steps", "total_epochs"}  # free too, unless the schedule depends on the end
+# What may also differ where a checkpoint is evaluated; everything else is the run's own.
 EVALUATION = {
     "batch_size",
     "data.name",
@@ -267,7 +269,7 @@ EVALUATION = {
     "data.validation_split",
     "data.test_split",
 }
-# Left open by these values, a field is what the data set has.
+# The values that leave a field to the data set.
 OPEN: dict[str, tuple[Any, ...]] = {
     "model.num_classes": (0,),
     "model.input_channels": (0,),
@@ -281,10 +283,10 @@ OPEN: dict[str, tuple[Any, ...]] = {
 
 
 def differences(saved: ConfigDict, config: ConfigDict, free: Collection[str] = FREE) -> list[str]:
-    """The fields in which `config` differs from the one that a run was saved with, as readable lines.
+    """The fields in which `config` differs from the saved one of a run, as readable lines.
 
-    Left out are the fields of `free`, the length of training where the schedule does not depend on it, and what
-    either of the two leaves to the data set.
+    Left out are the fields of `free`, the length of training unless the schedule depends on it, and the fields
+    that either config leaves to the data set.
     """
     old, new = flatten(plain(saved)), flatten(plain(config))
     lines = []

@@ -88,7 +88,7 @@ def load_file(file_and_spec: str) -> ConfigDict:
     """The config that `get_config(SPEC)` of a FILE[:SPEC] returns.
 
     Raises:
-      BadInput: if the file cannot be run, or its fields are not those of `resjax.config.default`.
+      BadInput: if the file cannot be run, or the fields are not those of `resjax.config.default`.
     """
     file, _, spec = file_and_spec.partition(":")
     if not Path(file).is_file():
@@ -96,7 +96,7 @@ def load_file(file_and_spec: str) -> ConfigDict:
         raise BadInput(f"--config={file}: {what}{_near_file(file)}")
     loader = importlib.util.spec_from_file_location("config", file)
     if loader is None or loader.loader is None:
-        raise BadInput(f"--config={file}: is no Python file; its name must end in .py")
+        raise BadInput(f"--config={file}: is not a Python file; its name must end in .py")
     module = importlib.util.module_from_spec(loader)
     try:
         loader.loader.exec_module(module)
@@ -117,15 +117,15 @@ def load_file(file_and_spec: str) -> ConfigDict:
 
 
 def load(argv: list[str]) -> ConfigDict:
-    """The config of one `--config=FILE[:SPEC]` and its overrides."""
+    """The config of one `--config=FILE[:SPEC]` and its overrides; raises as `parse`."""
     return parse(argv, lambda values: None).config
 
 
 def override(config: ConfigDict, assignments: list[str]) -> None:
-    """Sets fields, given as FIELD=VALUE, in place; of a field that is given twice, the last counts.
+    """Sets fields, given as FIELD=VALUE, in place; if a field is given twice, the last value counts.
 
-    A duration given in one unit replaces the file's in the other unit. `None` is for the fields that are None in
-    `resjax.config.default`.
+    A duration given in one unit replaces the file's in the other unit. Only the fields that are None in
+    `resjax.config.default` may be `None`.
 
     Raises:
       BadInput: for an unknown field, with the nearest one, or a value of the wrong type.
@@ -157,7 +157,7 @@ def override(config: ConfigDict, assignments: list[str]) -> None:
 
 
 def _joined(argv: list[str]) -> list[str]:
-    """`--config.FIELD VALUE`, as other flags may be written, becomes `--config.FIELD=VALUE`."""
+    """Turns `--config.FIELD VALUE` into `--config.FIELD=VALUE`."""
     joined: list[str] = []
     for flag in argv:
         last = joined[-1] if joined else ""
@@ -186,7 +186,7 @@ TYPES: dict[type, tuple[Callable[[str], Any], str]] = {
 }
 
 
-# How `--help` writes what takes another form than VALUE.
+# How `--help` writes values by type; all others are VALUE.
 FORMS = {"int": "N", "float": "X", "comma separated list of strings": "A,B,..."}
 CONFIG_HELP = (
     ("--config=FILE[:NETWORK]", "The recipe, and the network in it, such as configs/digits.py:v1-20."),
@@ -199,7 +199,7 @@ CONFIG_HELP = (
 
 
 def use_devices(count: int) -> None:
-    """Splits the CPU into `count` devices, to try a mesh without the hardware."""
+    """Splits the CPU into `count` devices, to try a mesh without the hardware; raises BadInput below 1."""
     if count < 1:
         raise BadInput(f"--devices={count}: must be at least 1")
     jax.config.update("jax_num_cpu_devices", count)
@@ -224,7 +224,7 @@ def _help(doc: str, values: flags.FlagValues) -> str:
         elif name != "h":  # --help again
             choices = "|".join(getattr(flag.parser, "enum_values", ()))
             form = choices or FORMS.get(flag.flag_type(), "VALUE")
-            meaning = flag.help.removeprefix(f"<{choices}>: ").partition(";\n")[0]  # absl says the form in it
+            meaning = flag.help.removeprefix(f"<{choices}>: ").partition(";\n")[0]  # without the form, by absl
             if flag.default not in (None, "", [], False):
                 meaning += f" Default: {'yes' if flag.default is True else flag.default}."
             shown = f"--{name}={form}"
@@ -240,7 +240,7 @@ def _help(doc: str, values: flags.FlagValues) -> str:
 
 
 def _near(name: str, values: flags.FlagValues, config: object) -> str:
-    """A hint at the flag, or field of the config, that was probably meant."""
+    """A hint at the flag, or field of the config, that is probably meant."""
     field = nearest_field(name) if config else None
     certain = field is not None and (name in ALIASES or name == field.rpartition(".")[2])
     near = [] if certain else difflib.get_close_matches(name, list(values), 1)

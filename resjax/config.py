@@ -43,14 +43,14 @@ def default(model: Spec | None = None) -> ConfigDict:
     c.data.name = "digits"
     c.data.dir = ""  # where prepared sets are; empty: $TFDS_DATA_DIR or ~/tensorflow_datasets
     c.data.train_split = "train"
-    c.data.validation_split = ""  # such as train[45000:]; the only split that may select anything
+    c.data.validation_split = ""  # such as train[45000:]; the only split by which anything may be selected
     c.data.test_split = placeholder(str)  # None: the one that is usual for the set
     # What is usual for the set, unless it is given here.
     c.data.augment = placeholder(str)  # none | crop | crop_flip | resized_crop_flip
     c.data.pad = placeholder(int)  # pixels of zero padding before the random crop
     c.data.normalize = placeholder(str)  # pixel_mean | channel
     c.data.image_size = 0  # 0: the set's own
-    c.data.workers = 0  # processes that prepare batches; 0: threads. The batches are the same
+    c.data.workers = 0  # processes that prepare batches, always the same ones; 0: threads
 
     c.optimizer = ConfigDict()
     c.optimizer.name = "sgd"  # sgd | adamw
@@ -59,7 +59,7 @@ def default(model: Spec | None = None) -> ConfigDict:
     c.optimizer.beta2 = 0.999  # adamw only
     c.optimizer.nesterov = False
     c.optimizer.weight_decay = 1e-4
-    c.optimizer.decay_mask = "all"  # all: every parameter, as the papers | kernels: not BN, not biases
+    c.optimizer.decay_mask = "all"  # all: every parameter, as in the papers | kernels: neither BN nor biases
     c.optimizer.clip_norm = 0.0  # global norm of the gradient; 0: off
     c.optimizer.accumulate = 1  # microbatches per step; BN normalises each by itself
     c.optimizer.label_smoothing = 0.0
@@ -69,7 +69,7 @@ def default(model: Spec | None = None) -> ConfigDict:
     c.schedule.drop_steps = ()  # piecewise: the rate is multiplied by drop_factor here
     c.schedule.drop_epochs = ()
     c.schedule.drop_factor = 0.1
-    c.schedule.warmup = "none"  # none | constant (at warmup_rate, as the papers) | linear (from warmup_rate)
+    c.schedule.warmup = "none"  # none | constant (at warmup_rate, as in the papers) | linear (from warmup_rate)
     c.schedule.warmup_rate = 0.01
     c.schedule.warmup_steps = placeholder(int)
     c.schedule.warmup_epochs = placeholder(float)
@@ -114,7 +114,7 @@ def durations(config: ConfigDict, train_size: int) -> Durations:
             return fallback
         value = in_steps if in_steps is not None else round(in_epochs * per_epoch)
         if name == "warmup" and in_epochs and in_epochs > 0:
-            value = max(1, value)  # a small budget may leave less than a step of it
+            value = max(1, value)  # a small budget may leave less than one step
         if not 1 <= value < 2**31:  # the state counts in int32
             given = f"steps={in_steps}" if in_steps is not None else f"epochs={in_epochs}"
             raise BadInput(f"{field}_{given}: comes to {value} steps, must be at least 1 and below 2**31")
@@ -126,7 +126,7 @@ def durations(config: ConfigDict, train_size: int) -> Durations:
         raise BadInput("schedule.drop_steps and schedule.drop_epochs are both given: leave one empty, ()")
     drops = tuple(schedule.drop_steps) or tuple(round(e * per_epoch) for e in schedule.drop_epochs)
     if list(drops) != sorted(set(drops)) or not all(isinstance(step, int) and step > 0 for step in drops):
-        raise BadInput(f"schedule drops at steps {drops}: must be whole, positive and ascend")
+        raise BadInput(f"schedule drops at steps {drops}: must be whole, positive and ascending")
     warmup = 0 if schedule.warmup == "none" else steps(schedule, "schedule.", "warmup")
     if warmup >= total:
         unit = "steps" if schedule.warmup_steps is not None else "epochs"
@@ -176,10 +176,10 @@ def network(config: ConfigDict) -> Spec:
 
 
 def restored(saved: Mapping[str, Any], where: object) -> ConfigDict:
-    """The config that a run of this or an older version saved: a field that it lacks has its default.
+    """The config that a run of this or an older version saved: a missing field gets its default.
 
     Args:
-      saved: what `plain` made of it.
+      saved: what `plain` returned.
       where: the file that it comes from, for the message.
 
     Raises:
@@ -200,7 +200,7 @@ def restored(saved: Mapping[str, Any], where: object) -> ConfigDict:
 
 
 def plain(config: ConfigDict) -> dict[str, Any]:
-    """The config as JSON has it: dicts, lists and scalars."""
+    """The config as JSON values: dicts, lists and scalars."""
 
     def convert(value: Any) -> Any:
         if isinstance(value, dict):

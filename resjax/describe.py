@@ -2,7 +2,7 @@
 
     python -m resjax.describe --config=configs/imagenet.py:v1-50
 
-Every stage has a line with its output's shape, its parameters and its multiply-adds for one image.
+Stem, every stage and head have a line each: output shape, parameters, and multiply-adds for one image.
 """
 
 import json

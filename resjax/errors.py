@@ -8,19 +8,19 @@ DONE = 0
 FAILED = 1  # a sweep: one of its runs failed
 BAD_INPUT = 2  # one line on stderr names the field, the value and the fix; nothing was written
 NON_FINITE = 3  # the loss became infinite or NaN; the line names the step
-INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: stopped by a signal with the state saved; the same command goes on
+INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: stopped by a signal with the state saved; the same command resumes
 KILLED = 130  # Ctrl-C where there was nothing to save
 
 
 class BadInput(ValueError):
-    """What the user gave cannot work: one line that names the field, its value and the fix.
+    """Input that cannot work: one line that names the field, its value and the fix.
 
     Every command prints it on stderr without a traceback and exits with `BAD_INPUT`.
     """
 
 
 def unknown(field: str, value: object, choices: Iterable[str]) -> str:
-    """One line for a value outside its choices, with the nearest one; a mapping says what each of them means."""
+    """One line for a value that is none of `choices`, with the nearest one; a mapping gives their meanings."""
     meanings = choices if isinstance(choices, Mapping) else {}
     choices = list(choices)
     # Where the meanings are listed, a far-fetched guess would only mislead.

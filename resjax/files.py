@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and read whatever a crash or a disk has left of them."""
+"""Files written whole or not at all, and read in whatever state a crash or a disk left them."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from typing import Any
 
 from resjax.errors import BadInput
 
-TEMPORARY = ".tmp"  # what the names of half-written files end with; a kill can leave one
+TEMPORARY = ".tmp"  # ending of half-written files, which a killed process can leave
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -17,10 +17,10 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """What `write_json` wrote.
+    """Reads what `write_json` wrote.
 
     Raises:
-      BadInput: if it holds something else by now.
+      BadInput: if the file is not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -29,12 +29,12 @@ def read_json(path: Path) -> Any:
 
 
 def replace(path: Path, text: str) -> None:
-    """Puts `text` in the place of a file, whole or not at all, also if the power fails.
+    """Replaces a file's content with `text`, whole or not at all, even if the power fails.
 
     Raises:
-      OSError: for example on a full disk; the file is then what it was, and nothing is left beside it.
+      OSError: for example on a full disk; the file is then unchanged, and nothing is left beside it.
     """
-    # A name of its own: two processes may write the same file.
+    # A unique name, because two processes may write the same file.
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{TEMPORARY}")
     try:
         with temporary.open("x", encoding="utf-8") as file:
@@ -48,17 +48,17 @@ def replace(path: Path, text: str) -> None:
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether a file is what a killed `replace` left."""
+    """Whether a file was left by a killed `replace`."""
     return path.name.endswith(TEMPORARY)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a JSON-lines file; a line that is none, as a kill or a disk may leave it, is left out."""
+    """The objects of a JSON-lines file, none if there is no file; skips lines that a kill or a disk has damaged."""
     records = []
     for line in path.read_bytes().split(b"\n") if path.exists() else []:
         try:
             record = json.loads(line)
-        except (ValueError, RecursionError):  # no JSON, or no UTF-8
+        except (ValueError, RecursionError):  # not JSON, or not UTF-8
             continue
         if isinstance(record, dict):
             records.append(record)

@@ -1,7 +1,7 @@
 """What a run computes on: its devices, the processor, and the threads of XLA's CPU programs.
 
-The threads matter on a CPU beyond speed: XLA cuts sums into as many pieces, so another number gives other roundings
-and, after some steps, other weights. The number of cores by itself does not.
+On a CPU the threads change more than the speed: XLA cuts sums into as many pieces, so another number rounds
+differently and, after some steps, gives other weights. The number of cores by itself changes nothing.
 """
 
 import os
@@ -13,13 +13,13 @@ import jax
 
 import resjax
 
-# XLA's CPU client sizes its thread pool by the first that is a number, and else by the cores it may run on.
+# XLA's CPU client sizes its thread pool by the first of these that is a number, else by the cores it may run on.
 THREADS = "PJRT_NPROC"
 VARIABLES = (THREADS, "NPROC")
 
 
 def describe(devices: int) -> dict[str, Any]:
-    """What figures are measured on, and with.
+    """The hardware and software that a figure was measured with.
 
     Args:
       devices: how many of this machine's devices take part.
@@ -33,7 +33,7 @@ def describe(devices: int) -> dict[str, Any]:
 
 
 def threads() -> int:
-    """The threads that a CPU program of XLA has in this process, when it is on one device."""
+    """How many threads XLA's CPU programs have in this process, on one device."""
     for name in VARIABLES:
         try:
             return max(1, int(os.environ[name]))
@@ -43,7 +43,7 @@ def threads() -> int:
 
 
 def processor() -> str:
-    """The processor's name, as Linux has it; its architecture elsewhere."""
+    """The processor's name on Linux, elsewhere its architecture."""
     path = Path("/proc/cpuinfo")
     for line in path.read_text().splitlines() if path.exists() else []:
         if line.startswith("model name"):

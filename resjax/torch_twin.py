@@ -1,6 +1,6 @@
 """The network of a `Spec` in PyTorch, to measure against: the same layers, the same names, the same training step.
 
-Only `resjax.benchmark` and its test use it; PyTorch is no dependency of resjax. The twin builds what it knows to
+Only `resjax.benchmark` and tests use it; PyTorch is not a dependency of resjax. The twin builds what it knows to
 be the same, and `missing` names everything else.
 """
 
@@ -20,8 +20,7 @@ from resjax.models import layout
 from resjax.models.layout import Layer, Layers, UnitLayout
 from resjax.models.spec import Spec
 
-# What the twin knows: any value of these fields, and these values of those. A field that is not here may only have
-# its default.
+# What the twin knows: FIELDS with any value, and VALUES with these. Any other field must have its default.
 FIELDS = {
     *("units", "widths", "unit", "squeeze", "groups", "stem", "stem_width", "stem_raw", "stride_on"),
     *("order", "excitation", "shortcut", "shortcut_pool", "shortcut_scale", "branch_scale", "activation"),
@@ -44,7 +43,7 @@ UNIT_PARTS = {"lead", "branch", "excitation", "shortcut", "gate", "after", "acti
 
 
 def missing(spec: Spec, config: ConfigDict) -> list[str]:
-    """What this network or recipe has and the twin does not know to be the same; empty where it can be built."""
+    """What the twin does not know to be the same in this network or recipe; empty if it can be built."""
     fields, recipe = dataclasses.asdict(spec), config.optimizer.to_dict()
     reasons = [f"model.{f}={fields[f]}" for f in unknown(fields, dataclasses.asdict(Spec()), FIELDS, VALUES)]
     defaults = default().optimizer.to_dict()
@@ -64,7 +63,7 @@ def unknown(
     fields: set[str],
     values: Mapping[str, tuple[Any, ...]] | None = None,
 ) -> list[str]:
-    """The fields that are not known, off their defaults, and those known only with other values."""
+    """The fields that are not in `fields` and have none of their `values`, or else not their default."""
     values = values or {}
     known = {field: values.get(field, (defaults.get(field),)) for field in given}
     return [field for field, value in given.items() if field not in fields and value not in known[field]]
@@ -141,16 +140,19 @@ def run(module: nn.Module, layers: Layers, x: Tensor) -> Tensor:
 
 
 def conv(spec: Spec, layer: Layer) -> nn.Module:
+    """`resjax.models.layers.convolve`."""
     kernel, stride, groups = layer.kernel, layer.stride, layer.groups
     bias = layer.bias is not None
     return nn.Conv2d(layer.in_width, layer.width, kernel, stride, kernel // 2, groups=groups, bias=bias)
 
 
 def dense(spec: Spec, layer: Layer) -> nn.Module:
+    """`resjax.models.layers.multiply` and `classify`."""
     return nn.Linear(layer.in_width, layer.width, bias=layer.bias is not None)
 
 
 def norm(spec: Spec, layer: Layer) -> nn.Module:
+    """`resjax.models.layers.normalize`, over the whole batch."""
     return nn.BatchNorm2d(layer.width, eps=spec.bn_epsilon, momentum=1 - spec.bn_momentum)
 
 
@@ -193,7 +195,7 @@ def leaves(variables: Any) -> Iterator[tuple[list[str], Any]]:
 def training_step(
     twin: Twin, config: ConfigDict, images: np.ndarray, labels: np.ndarray, device: str
 ) -> tuple[Callable[[], float], list[str]]:
-    """One training step of PyTorch at its best on `device`, and what that is in words.
+    """PyTorch's fastest training step on `device`, and its settings in words.
 
     Channels last; on a GPU with cuDNN's autotuner, TF32 as XLA has it by default, bfloat16 where the spec says so,
     and `torch.compile` if it works. The returned function takes one step, waits for it and returns the loss.
@@ -239,13 +241,13 @@ def training_step(
             compiled = stepper(torch.compile(model))
             compiled()
             return synchronised(compiled), [*said, "torch.compile"]
-        except Exception as error:  # the compiler needs a toolchain that many machines lack, and fails in many ways
+        except Exception as error:  # the compiler needs tools that many machines lack, and fails in many ways
             said.append(f"torch.compile failed: {type(error).__name__}")
     return synchronised(step) if cuda else step, said
 
 
 def synchronised(step: Callable[[], float]) -> Callable[[], float]:
-    """`step` that also waits for the optimizer's kernels, which come after the loss."""
+    """`step`, which then also waits for the optimizer's kernels: they come after the loss."""
 
     def waited() -> float:
         loss = step()

@@ -78,9 +78,9 @@ def refused(code, out, err, *parts):
         ([DIGITS, "--config.batch_size=40", "--config.optimizer.accumulate=2"], ["use a multiple of 16"]),
         ([DIGITS, "--config.batch_size=40", "--config.model.bn_group=16"], ["model.bn_group=16", "multiple of 16"]),
         ([DIGITS, "--config.model.bn_group=-1"], ["model.bn_group=-1"]),
-        ([DIGITS, "--config.mesh.data=9"], ["needs 9 devices, here are 8", "--devices=9"]),
-        ([DIGITS, "--config.mesh.fsdp=16"], ["needs 16 devices, here are 8"]),
-        ([DIGITS, "--config.mesh.fsdp=-1"], ["only one of them can be the rest"]),
+        ([DIGITS, "--config.mesh.data=9"], ["needs 9 devices, but there are 8", "--devices=9"]),
+        ([DIGITS, "--config.mesh.fsdp=16"], ["needs 16 devices, but there are 8"]),
+        ([DIGITS, "--config.mesh.fsdp=-1"], ["only one of them can be -1"]),
         # Durations.
         ([DIGITS, "--config.total_steps=5", "--config.total_epochs=1"], ["total_steps=5 and total_epochs=1.0"]),
         ([DIGITS, "--config.total_epochs=None"], ["total_steps and total_epochs are both None"]),

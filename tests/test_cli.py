@@ -247,7 +247,7 @@ def test_a_placeholder_takes_its_type(monkeypatch):
         ("mine", "mine: no such file; did you mean mine.py?"),
         ("mien.py", "no such file; did you mean mine.py?"),
         ("folder", "folder: is a folder; did you mean folder/inner.py?"),
-        ("mine.txt", "is no Python file; its name must end in .py"),
+        ("mine.txt", "is not a Python file; its name must end in .py"),
         ("mine.py:x", "mine.py: TypeError: get_config() takes 0 positional arguments"),
         ("syntax.py", "syntax.py: SyntaxError: "),
         ("bytes.py", "bytes.py: SyntaxError: "),

@@ -61,7 +61,7 @@ def main(argv: list[str]) -> None:
     options = Options(step=values.step, images=values.images, draws=values.draws)
     for field in ("step", "images", "draws"):
         if values[field].value is not None and field not in ANALYSES[name].TAKES:
-            raise BadInput(f"--{field}={values[field].value}: {name} has no use for it; leave it out")
+            raise BadInput(f"--{field}={values[field].value}: {name} does not take it; leave it out")
     workdirs = [Path(part) for given in values.workdir or [] for part in given.split(",") if part]
     if not workdirs:
         raise BadInput("--workdir is missing: give the folder of a run")
@@ -71,10 +71,10 @@ def main(argv: list[str]) -> None:
 
 
 def analyse(name: str, runs: dict[str, Run], options: Options, out: Path) -> dict[str, Any]:
-    """Measures, draws and writes; returns what stands in the JSON file, by run.
+    """Measures, draws and writes; returns the content of the JSON file, by run.
 
     Raises:
-      BadInput: for runs that this analysis cannot look into, or a folder that cannot be written.
+      BadInput: for runs that this analysis does not take, or a folder that cannot be written.
     """
     analysis = ANALYSES[name]
     for run in runs.values():  # before any of them is measured, which may take long
@@ -96,8 +96,8 @@ def analyse(name: str, runs: dict[str, Run], options: Options, out: Path) -> dic
 
 
 def show(workdir: Path, name: str, picture: Path, profiles: dict[str, list[float]]) -> None:
-    """Puts the picture and the profiles (depth takes the place of steps) into the run's TensorBoard folder."""
-    # A folder of its own: a resumed run purges what its own event files hold of later steps.
+    """Puts the picture and the profiles (with depth in place of steps) into the run's TensorBoard folder."""
+    # A separate folder, because a resumed run purges later steps from its own event files.
     with SummaryWriter(str(workdir / "tensorboard" / "analysis")) as events:
         pixels = (255 * matplotlib.image.imread(picture)[..., :3]).round().astype("uint8")
         events.add_image(f"analysis/{name}", pixels, dataformats="HWC")

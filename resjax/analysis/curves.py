@@ -1,7 +1,7 @@
 """Training and test curves of one or several runs in one picture, as v1 Fig. 1 and Fig. 6 draw them.
 
-A training error is that of the steps between two evaluations, while the weights moved and with augmentation. So the
-points of one curve stand for equally many steps, however often the run wrote a record.
+A training error is the mean over the steps between two evaluations, while the weights moved and with augmentation.
+So the points of one curve stand for equally many steps, however often the run wrote a record.
 """
 
 import statistics
@@ -24,7 +24,7 @@ NAMES = {"train": "training", "validation": "validation", "test": "test"}
 
 
 def read(workdir: Path) -> dict[str, Any]:
-    """One run's curves by split: `step`, and `error` in percent after it (of training: since the step before)."""
+    """One run's curves by split: `step`, and `error` in percent after it (training: since the step before)."""
     records = files.read_lines(workdir / "metrics.jsonl")
     by_split = {split: [r for r in records if r["split"] == split] for split in STYLES}
     ends = [r["step"] for r in by_split["test"]]
@@ -39,12 +39,12 @@ def read(workdir: Path) -> dict[str, Any]:
 def merge(records: Sequence[Mapping[str, Any]], ends: Sequence[int]) -> list[dict[str, Any]]:
     """Training records, each the mean since the one before it, merged into means from end to end.
 
-    What comes after the last end is one more point if it is at least half as long as the longest. Without any end,
-    before the first evaluation, the records stay as they are.
+    What comes after the last end is one more point if it is at least half as long as the longest distance between
+    ends. Without ends, that is, before the first evaluation, the records stay as they are.
 
     Args:
       records: `step` and `accuracy`, ascending.
-      ends: ascending steps. One that lies less than half of the longest distance before the next is passed over.
+      ends: ascending steps; one less than half of the longest distance before the next is skipped.
     """
     longest = max((b - a for a, b in zip([0, *ends], ends, strict=False)), default=0)
     borders = set(runs.spaced(ends, longest / 2)) if ends else {r["step"] for r in records}
@@ -61,7 +61,7 @@ def merge(records: Sequence[Mapping[str, Any]], ends: Sequence[int]) -> list[dic
 
 
 def over_seeds(curves: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """By split, over the runs that have come to each step: `step`, mean `error`, sample standard deviation, `n`."""
+    """By split, over the runs that reached each step: `step`, mean `error`, sample `std`, `n`."""
     found: dict[str, Any] = {}
     for split in STYLES:
         errors: dict[int, list[float]] = {}
@@ -81,7 +81,7 @@ def over_seeds(curves: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def measure(run: Run, options: Options) -> dict[str, Any]:
     """The curves of one run, or the means of its seeds: `seeds`, `splits`, and what the run trained on.
 
-    `total_steps` are those that are recorded.
+    `total_steps` is the last recorded step.
 
     Raises:
       BadInput: if nothing is recorded yet.
@@ -100,10 +100,10 @@ def measure(run: Run, options: Options) -> dict[str, Any]:
 
 
 def plot(found: Mapping[str, Any], path: Path, note: str = "") -> None:
-    """Error against steps, training dashed and test solid, one colour a run; bands are seeds."""
+    """Error against steps, training dashed and test solid, one colour per run; bands show the spread of seeds."""
     drawn = [split for split in STYLES if any(split in run["splits"] for run in found.values())]
     caption = (
-        f"{figure.about(found)}; training errors are means since the evaluation before, while the weights moved"
+        f"{figure.about(found)}; training errors are means since the previous evaluation, while the weights moved"
     )
     if note:
         caption += f"; {note}"
@@ -132,11 +132,15 @@ def plot(found: Mapping[str, Any], path: Path, note: str = "") -> None:
 
 
 def profiles(found: Any) -> dict[str, list[float]]:
-    """Nothing: the run's own records are in TensorBoard already."""
+    """Nothing, because the run's own records are in TensorBoard."""
     return {}
 
 
 def draw(workdirs: Mapping[str, Path | Iterable[Path]], path: Path, note: str = "") -> None:
-    """Reads the runs, label -> workdir (or those of several seeds), and writes the picture."""
+    """Reads the runs, label -> workdir (or several, one for each seed), and writes the picture.
+
+    Raises:
+      BadInput: for a folder without a run or without metrics.
+    """
     opened = {label: Run.open(*([of] if isinstance(of, Path) else of)) for label, of in workdirs.items()}
     plot({label: measure(run, Options()) for label, run in opened.items()}, path, note)

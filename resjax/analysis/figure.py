@@ -47,7 +47,7 @@ def from_zero(axes: Any) -> None:
 
 
 def about(found: Mapping[str, Any]) -> str:
-    """Data and length of the runs in a picture, from what `Run.facts` gave; once for all that are alike."""
+    """Data and length of the runs in a picture, from `Run.facts`; runs that are alike share one text."""
     texts: dict[str, list[str]] = {}
     for label, run in found.items():
         text = f"{run['data']}, {run['total_steps']:,} steps of {run['batch_size']} images"
@@ -58,6 +58,6 @@ def about(found: Mapping[str, Any]) -> str:
 
 
 def images(found: Mapping[str, Any]) -> str:
-    """How many images the runs in a picture were looked at with."""
+    """How many images the runs in a picture were measured on."""
     counts = sorted({run["images"] for run in found.values()})
     return f"{', '.join(f'{count:,}' for count in counts)} images of training batches"

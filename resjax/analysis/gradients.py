@@ -1,8 +1,8 @@
 """The gradient's norm by depth, at the start and at saved steps of training.
 
-By weights: of the loss by each layer's kernel, what the optimizer sees. By activations: of the loss by each
-unit's output, what arrives there from above: it shrinks by up to 0.25 a layer in a plain sigmoid network, and
-the identity carries it through a residual one (v2 eq. 5).
+`weights`: the loss's gradient with respect to each layer's kernel, which the optimizer sees. `activations`: that
+with respect to each unit's output. Every sigmoid of a plain network multiplies it by at most 0.25; the
+identity carries it through a residual network (v2 eq. 5).
 """
 
 from collections.abc import Callable, Mapping
@@ -62,7 +62,7 @@ def _norms(spec: Spec, variables: Variables, batch: Batch) -> dict[str, dict[str
             )
         return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
 
-    # The gradient by a zero that is added to a unit's output is the gradient by that output.
+    # The gradient with respect to a zero that is added to a unit's output is that with respect to the output.
     n = len(batch["image"])
     zeros = {
         path: jnp.zeros((n, s.width) if spec.dense else (n, s.out_size, s.out_size, s.width), spec.dtype)
@@ -88,7 +88,7 @@ def _norms(spec: Spec, variables: Variables, batch: Batch) -> dict[str, dict[str
 def measure(run: Run, options: Options) -> dict[str, Any]:
     """`layers`, `units` and, for the start (0) and the chosen step, the norms in their order.
 
-    Without a choice it is every saved step that a twentieth of the run or more separates from the next.
+    Without a choice, the saved steps that lie at least a twentieth of the run apart.
     """
     if options.step is None:
         steps = [0, *runs.spaced(run.steps, run.steps[-1] / 20 if run.steps else 0)]
@@ -109,7 +109,7 @@ def measure(run: Run, options: Options) -> dict[str, Any]:
 
 
 def plot(found: Mapping[str, Any], path: Path) -> None:
-    """One row a run, one line a step; the scales are shared. Norms of zero have no place on them."""
+    """One row per run, one line per step; the log scales are shared. They cannot show norms of zero."""
     caption = f"{figure.about(found)}; L2 norms of the gradient of the mean loss of {figure.images(found)}"
     with figure.panels(
         path, len(found), 2, (11, 0.9 + 2.8 * len(found)), caption, sharex="col", sharey="col"
@@ -123,8 +123,8 @@ def plot(found: Mapping[str, Any], path: Path) -> None:
             row[0].set(title=label, ylabel="gradient norm", yscale="log")
             row[1].set(title=label, yscale="log")
             row[1].legend(fontsize=8)
-        figure.by_depth(axes[-1, 0], "weight layer, from input to output: gradient by its kernel")
-        figure.by_depth(axes[-1, 1], "unit, from input to output: gradient by its output")
+        figure.by_depth(axes[-1, 0], "weight layer, from input to output: gradient of its kernel")
+        figure.by_depth(axes[-1, 1], "unit, from input to output: gradient of its output")
 
 
 def profiles(found: Any) -> dict[str, list[float]]:

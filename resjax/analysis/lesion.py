@@ -1,7 +1,7 @@
 """What happens to accuracy when units are removed from a trained network.
 
-A unit that keeps its input's shape can be replaced by the identity. Residual networks hardly notice, plain ones
-break: the former behave like ensembles of paths of many lengths (Veit et al., arXiv 1605.06431).
+A unit that keeps its input's shape can be replaced by the identity. This hardly hurts residual networks and breaks
+plain ones: residual networks behave like ensembles of paths of many lengths (Veit et al., arXiv 1605.06431).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -26,7 +26,7 @@ from resjax.models.spec import Spec
 
 TAKES = ("step", "images", "draws")  # of Options
 DRAWS = 5
-COUNTS = 8  # at most so many numbers of removed units are tried
+COUNTS = 8  # how many numbers of removed units are tried at most
 
 
 def removable(spec: Spec) -> list[ModulePath]:
@@ -62,7 +62,7 @@ def choices(n: int, draws: int, seed: int) -> Iterator[np.ndarray]:
 
 
 def measure(run: Run, options: Options) -> dict[str, Any]:
-    """Test accuracy: `whole`, without each single one of `units` (`single`), and without random sets (`random`).
+    """Test accuracy: `whole`, without each one of `units` (`single`), and without random sets (`random`).
 
     Raises:
       BadInput: if every unit changes its input's shape.

@@ -17,5 +17,5 @@ def weight_layers(spec: Spec) -> list[ModulePath]:
 
 
 def name(path: ModulePath) -> str:
-    """The name of a module in tables and pictures."""
+    """A module's name in tables and pictures, such as `stage1/unit0/conv1`."""
     return "/".join(path)

@@ -1,4 +1,4 @@
-"""Layer responses: the standard deviation of every 3x3 layer's output, as v1 Fig. 7.
+"""Layer responses: the standard deviation of every 3x3 layer's output, as in v1 Fig. 7.
 
 v1 measures after BN and before the next nonlinearity or addition. Such an output has, by construction, a
 standard deviation of |gamma| in every channel, so the figure shows the gammas that training has found (and the
@@ -29,8 +29,8 @@ IMAGES = 256
 
 
 def layers(spec: Spec) -> list[ModulePath]:
-    """The module at which each 3x3 layer's response is read, from input to output; a fully connected one's too."""
-    # A pre-activated unit's next BN comes after a layer as well, but is not that layer's own.
+    """The module at which each 3x3 or fully connected layer's response is read, from input to output."""
+    # In a pre-activated unit the next layer's BN follows as well, but is not the layer's own.
     shown = {path for path, layer in layout.weight_layers(spec) if layer.kernel == 3 or layer.kind == "dense"}
     found = []
     for path, row in layout.parts(spec):

@@ -1,4 +1,4 @@
-"""A run's folder opened to be looked into: its network, its weights after any saved step, its data."""
+"""A run's folder, opened for analysis: its network, its weights after any saved step, its data."""
 
 import dataclasses
 import functools
@@ -63,7 +63,7 @@ class Run:
         """The run in `workdirs[0]`, on one device whatever it was trained on; the others are its other seeds.
 
         Raises:
-          BadInput: if there is none.
+          BadInput: if the folder holds no run.
         """
         saved = workdirs[0] / "config.json"
         if not saved.is_file():
@@ -76,9 +76,9 @@ class Run:
 
     @functools.cached_property
     def spec(self) -> Spec:
-        """The network unit by unit and without what is random in training, so that `train` means batch statistics.
+        """The network unrolled and without randomness, so that `train` only selects the batch's statistics.
 
-        Stochastic depth leaves a branch as it is in expectation; dropout on the shortcut scales it.
+        In expectation, stochastic depth leaves a branch as it is, and dropout on the shortcut scales it.
         """
         trained = network(self.config)
         return dataclasses.replace(
@@ -133,10 +133,10 @@ class Run:
         return ", ".join(map(str, (0, *self.steps)))
 
     def variables(self, step: int) -> Variables:
-        """`params` and `batch_stats` after `step` steps, 0 being the start; unit by unit, also of a scanned run.
+        """`params` and `batch_stats` after `step` steps (0: the start), unrolled even if the run is scanned.
 
         Raises:
-          BadInput: if the checkpoint is damaged.
+          BadInput: if the checkpoint is damaged or cannot be read.
         """
         if step == 0:
             return self._start()
@@ -144,7 +144,7 @@ class Run:
             return scan.unroll(jax.device_put(checkpoints.weights(step)))
 
     def batch(self, images: int) -> Batch:
-        """The run's first training images, augmented: as many whole BN groups as `images` holds, or one."""
+        """The run's first training images, augmented: as many whole BN groups as `images` holds, at least one."""
         group = self.spec.bn_group or 1
         with closing(self.experiment.dataset.train(max(1, images // group) * group, self.config.seed)) as batches:
             return jax.device_put(next(batches))
@@ -158,8 +158,8 @@ class Run:
         }
 
     def _start(self) -> Variables:
-        # By the very program that training starts with: the same function compiled otherwise rounds otherwise,
-        # and a scanned network draws other weights than the same network unrolled.
+        # By the program that training starts with: compiled another way, the same function rounds differently, and
+        # a scanned network draws other weights than the same network unrolled.
         state = self.experiment.program.init(np.uint32(self.config.seed))
         if self.config.init_from:
             state = initialize_from(Path(self.config.init_from), state)
@@ -167,7 +167,7 @@ class Run:
 
 
 def gather(workdirs: Iterable[Path]) -> dict[str, Run]:
-    """Opens runs, and of whole sweeps every variant with its seeds together, by label.
+    """Opens runs by label; a whole sweep gives one for every variant, with its seeds together.
 
     A label is the shortest end of the path that tells the runs apart.
 
@@ -187,7 +187,7 @@ def gather(workdirs: Iterable[Path]) -> dict[str, Run]:
 
 
 def _seeds(workdir: Path) -> dict[Path, list[Path]]:
-    """Folder -> the runs in it: of a sweep, a variant's seeds that have begun; of any other workdir, itself."""
+    """Folder -> the runs in it: for a sweep, the seeds of a variant that have begun; otherwise, the run itself."""
     path, definition = workdir.absolute(), workdir / "sweep.json"
     if not definition.is_file():
         return {path: [workdir]}
@@ -198,12 +198,12 @@ def _seeds(workdir: Path) -> dict[Path, list[Path]]:
     }
     begun = {folder: [run for run in runs if (run / "config.json").is_file()] for folder, runs in seeds.items()}
     if not any(begun.values()):
-        raise BadInput(f"--workdir={workdir} holds a sweep of which no run has begun; run it first")
+        raise BadInput(f"--workdir={workdir} holds a sweep in which no run has begun; run it first")
     return {folder: runs for folder, runs in begun.items() if runs}
 
 
 def spaced(steps: Iterable[int], gap: float) -> list[int]:
-    """Ascending steps without those that are nearer than `gap` to the next one that stays; the last one stays."""
+    """Drops from ascending steps those less than `gap` before the next one that stays; the last one stays."""
     kept: list[int] = []
     for step in reversed(list(steps)):
         if not kept or kept[-1] - step >= gap:

@@ -1,1 +1,1 @@
-"""Data: sources of records, what turns them into network input, and an order that is a function of (seed, step)."""
+"""Data: where records come from, how they become network input, and an order that is a function of (seed, step)."""

@@ -1,7 +1,7 @@
 """Random views of training images, made on the host: pure functions of arrays and random draws.
 
-Every draw is made for the whole batch before any image is looked at, so row i of a batch depends on the batch's
-generator and on image i alone, and a host that reads only some rows of a batch can make the same ones.
+All draws are made for the whole batch before any image is read, so row i of a batch depends only on the batch's
+generator and on image i, and a host that reads only some rows of a batch can make the same ones.
 """
 
 from collections.abc import Sequence
@@ -26,8 +26,8 @@ def random_views(
 
     Args:
         augment: one of AUGMENTATIONS.
-        pad: zeros put on each side before a random crop, in pixels ('crop', 'crop_flip'). They are put there after
-            normalisation, so that they are the mean image.
+        pad: zeros put on each side before a random crop, in pixels ('crop', 'crop_flip'). They come after
+            normalisation, so they stand for the mean image.
     """
     if augment == "resized_crop_flip":
         views = random_resized_crop(images, preprocessing.size, preprocessing.interpolation, rng)
@@ -76,8 +76,8 @@ def random_resized_crop(images: Images, size: int, interpolation: str, rng: np.r
 def crop_box(shape: Sequence[int], draws: np.ndarray) -> tuple[int, int, int, int]:
     """The crop of an image of `shape` (H, W) that uniform `draws` [TRIES, 4] choose: left, top, right, bottom.
 
-    The four numbers of a try set its area, its aspect ratio and where it lies. If no try fits, the centre is taken:
-    all of it if its aspect ratio is allowed, else as much as is.
+    The four numbers of a try set its area, its aspect ratio and where it lies. If no try fits, it is the largest
+    crop at the centre whose aspect ratio is allowed.
     """
     height, width = shape
     for area_draw, ratio_draw, y_draw, x_draw in draws:

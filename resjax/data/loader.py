@@ -41,13 +41,13 @@ class Dataset(Resolved):
         """Endless shuffled and augmented batches, the one for step `start_step` first.
 
         Each epoch is a new permutation; batches run across the border between epochs, so every image is seen
-        exactly once an epoch and none is dropped. Batch k is the same for every `start_step` and number of workers.
+        exactly once in an epoch. Batch k is the same for every `start_step` and number of workers.
 
         Returns:
             An iterator of {'image': float32 [B, H, W, C], 'label': int32 [B]}.
 
         Raises:
-            BadInput: a damaged record, when the batch that holds it is due.
+            BadInput: for a damaged record, when the batch that holds it is due.
         """
         import grain
 
@@ -65,7 +65,7 @@ class Dataset(Resolved):
             is filled up with zeros whose mask is 0; the mask of images is 1.
 
         Raises:
-            BadInput: the split is not configured; or a damaged record, when the batch that holds it is due.
+            BadInput: for a split that is not configured, or a damaged record, when the batch that holds it is due.
         """
         import grain
 
@@ -73,12 +73,12 @@ class Dataset(Resolved):
             raise BadInput(f"split {split!r} is not configured: choose one of {', '.join(self._records)}")
         read = _EvaluationBatch(self._records[split], self.preprocessing, batch_size)
         steps = -(-len(self._records[split]) // batch_size)
-        # To start processes takes longer than to go once over a set that is in memory.
+        # Starting processes takes longer than one pass over a set in memory.
         workers = 0 if self._ready(split) else self._workers
         return Batches(grain.MapDataset.range(steps).map(read), self._threads(split), workers)
 
     def _threads(self, split: str) -> int:
-        """Photographs are decoded by all cores; for a set in memory more threads would only fight for Python."""
+        """All cores, to decode photographs; for a set in memory more threads would only wait for Python's lock."""
         return 2 if self._ready(split) else min(16, os.cpu_count() or 1)
 
     def _ready(self, split: str) -> bool:
@@ -96,7 +96,7 @@ class Batches(Iterator[Batch]):
         threads = 1 if workers else threads
         reader = dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 1))
         if workers:
-            if not flags.FLAGS.is_parsed():  # Grain hands its flags to the workers, also in a program without flags
+            if not flags.FLAGS.is_parsed():  # Grain passes its flags to the workers, even if a program has none
                 flags.FLAGS.mark_as_parsed()
             options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
             reader = reader.mp_prefetch(options, worker_init_fn=_live_and_die_with_parent)
@@ -135,7 +135,7 @@ def _close_all(iterators: list[Any]) -> None:
 
 
 def _live_and_die_with_parent(index: int, workers: int) -> None:
-    """Leaves signals to the parent, which a terminal or a scheduler sends them too, and ends when it is killed."""
+    """Ignores the signals of a terminal or scheduler, which the parent handles, and ends when the parent does."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
@@ -152,7 +152,7 @@ def _live_and_die_with_parent(index: int, workers: int) -> None:
 class _TrainBatch:
     """Step and its own generator -> the batch.
 
-    A host of several would read positions[p::N] and keep rows p::N of every draw.
+    With N hosts, host p would read positions[p::N] and keep rows p::N of every draw.
     """
 
     order: Order
@@ -203,14 +203,14 @@ def open_dataset(
     workers: int,
     preprocessing: Preprocessing | None = None,
 ) -> Dataset:
-    """Opens a data set; the arguments are the fields of `config.data`, and what a checkpoint saved.
+    """Opens a data set; the arguments are the fields of `config.data`, and the preprocessing of saved weights.
 
-    None for `augment`, `pad` and `normalize` is what is usual for the set: the table in `resolve`.
+    None for `augment`, `pad` and `normalize` means what is usual for the set: see the tables in `resolve`.
 
     Args:
-        name: 'digits', 'synthetic', or a prepared TFDS set as 'cifar10' (see `sources`).
+        name: 'digits', 'synthetic', or a prepared TFDS set such as 'cifar10' (see `sources`).
         dir: where TFDS keeps its sets; '' is $TFDS_DATA_DIR or ~/tensorflow_datasets.
-        train_split, validation_split, test_split: as 'train[:45000]' (see `splits`); '' for no validation split;
+        train_split, validation_split, test_split: such as 'train[:45000]' (see `splits`); '' for no validation;
             None for the split that the set is usually tested on.
         augment: of training images: 'none'; 'crop' pads with zeros after normalisation and crops at random;
             'crop_flip' also mirrors with probability 1/2, the papers' CIFAR augmentation; 'resized_crop_flip' takes
@@ -218,14 +218,13 @@ def open_dataset(
         pad: zeros on each side before a crop, in pixels.
         normalize: 'pixel_mean' subtracts the training split's mean image and divides by one scalar; 'channel'
             standardises each channel, with ImageNet's constants if the set does not fit in memory.
-        image_size: side of the processed images in pixels. 0 keeps the set's own, and is 224 for photographs that
-            differ in size. Images of another size are resized to a short side of 256/224 of it and cropped at the
-            centre.
+        image_size: side of the processed images in pixels; 0 means the set's own, or 224 if its images differ in
+            size. Images of another size are resized to a short side of 256/224 of it and cropped at the centre.
         workers: processes that read and decode; 0 uses threads, the fastest for sets that fit in memory.
-        preprocessing: of weights that exist already; None computes it from the training split.
+        preprocessing: what the weights were trained with; None makes it from the training split.
 
     Raises:
-        BadInput: a value that cannot work, or a set that is missing, damaged or does not fit `preprocessing`.
+        BadInput: for a value that cannot work, or a set that is missing, damaged or does not fit `preprocessing`.
     """
     resolved = resolve(
         name=name,

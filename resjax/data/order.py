@@ -10,8 +10,8 @@ import numpy as np
 class Order:
     """Endless epochs of `size` records, each in its own permutation, cut into batches without regard to epochs.
 
-    Calling it with a step gives the positions of that batch, int64 [batch_size]. Every record comes exactly once an
-    epoch and none is dropped.
+    Calling it with a step gives the positions of that batch, int64 [batch_size]. Every record comes exactly once in
+    an epoch.
     """
 
     size: int
@@ -30,6 +30,6 @@ class Order:
         return np.concatenate(pieces)
 
 
-@functools.lru_cache(maxsize=2)  # batches are read ahead, so those of two epochs can be in the making at once
+@functools.lru_cache(maxsize=2)  # batches are read ahead, so two epochs can be in use at once
 def _permutation(size: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(size)

@@ -1,10 +1,10 @@
-"""Builds the TFDS sets cifar10 and cifar100 from the files they are published as, without TensorFlow.
+"""Builds the TFDS sets cifar10 and cifar100 from the published files, without TensorFlow.
 
     python -m resjax.data.prepare cifar10 --source cifar-10-binary.tar.gz --data_dir ~/tensorflow_datasets
 
 The source is the binary or the Python version from https://www.cs.toronto.edu/~kriz/cifar.html, as the archive, the
 unpacked folder or the folder that holds it. The result has the name, version, features, record order and file
-layout of the stock TFDS set in ArrayRecord format, so that both read alike.
+layout of the stock TFDS set in ArrayRecord format, so both read alike.
 """
 
 import argparse
@@ -52,7 +52,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Published:
-    """One published set: classes by label, images by file of a split, and the versions it comes in."""
+    """One published set: classes by label, images in each file of a split, and the layouts it comes in."""
 
     classes: dict[str, int]
     records: dict[str, int]
@@ -155,10 +155,10 @@ def next_command(name: str, data_dir: Path) -> str:
 def prepare(name: str, source: Path, data_dir: Path) -> tuple[Path, dict[str, int]]:
     """Builds the set and returns its folder and its number of records by split.
 
-    Nothing is left behind on failure: the set is built in a temporary folder and moved when complete.
+    A failure leaves nothing behind: the set is built in a temporary folder and moved when complete.
 
     Raises:
-        BadInput: the set exists already, or the source is missing, damaged or not the published set.
+        BadInput: if the set exists, or the source is missing, damaged or not the published set.
     """
     target = data_dir / name / VERSION
     if target.exists():
@@ -179,7 +179,8 @@ def read_published(name: str, source: Path) -> tuple[dict[str, Split], dict[str,
     """Reads the published files: data by split, class names by label.
 
     Raises:
-        BadInput: a file is missing, has the wrong size, holds a label out of range or is no plain array pickle.
+        BadInput: for a file that is missing, of the wrong size, not a pickle of plain arrays, or holds a label out
+            of range.
     """
     published = PUBLISHED[name]
     layout, open_file = _open_source(published, source)
@@ -262,11 +263,11 @@ def _read_member(files: dict[str, bytes], member: str, source: Path) -> bytes:
 
 
 def _parse_binary(file: str, data: bytes, layout: Layout) -> Split:
-    """Records of one byte for each label and then the image."""
+    """Records of one byte for each label, then the image."""
     labels = len(layout.names)
     if not data or len(data) % (labels + PIXELS):
         raise BadInput(
-            f"{file} has {len(data)} bytes, no whole records of {labels + PIXELS}: download the set again"
+            f"{file} has {len(data)} bytes, not whole records of {labels + PIXELS}: download the set again"
         )
     table = np.frombuffer(data, np.uint8).reshape(-1, labels + PIXELS)
     return Split(_images(table[:, labels:]), {label: table[:, i] for i, label in enumerate(layout.names)})
@@ -282,10 +283,10 @@ def _parse_pickle(file: str, data: bytes, layout: Layout) -> Split:
         raise BadInput(f"{file} is not a CIFAR batch ({error!r}): download the set again") from error
     shape = (len(pixels), PIXELS) if isinstance(pixels, np.ndarray) else None
     if shape is None or pixels.shape != shape or pixels.dtype != np.uint8:
-        raise BadInput(f"{file}: its data are not bytes of shape [N, {PIXELS}]: download the set again")
+        raise BadInput(f"{file}: its images are not bytes of shape [N, {PIXELS}]: download the set again")
     for label, values in labels.items():
         if values.shape != (len(pixels),) or (values < 0).any():
-            raise BadInput(f"{file}: its {label} list does not give one class an image: download the set again")
+            raise BadInput(f"{file}: its {label} list does not give each image one class: download the set again")
     return Split(_images(pixels), labels)
 
 
@@ -304,7 +305,7 @@ def _read_class_names(layout: Layout, open_file: Callable[[str], bytes]) -> dict
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Builds only what a published batch needs, because a pickle can otherwise run any code."""
+    """Builds only what a published batch needs, because an unrestricted pickle can run any code."""
 
     def find_class(self, module: str, name: str) -> Any:
         if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
@@ -317,7 +318,7 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def _reconstruct(kind: type, shape: tuple[int, ...], dtype: bytes) -> np.ndarray:
-    """The empty array that NumPy's pickles start from; its contents arrive with __setstate__."""
+    """The empty array that NumPy's pickles start from; __setstate__ brings its contents."""
     return np.ndarray.__new__(np.ndarray, (0,), "b")
 
 
@@ -329,7 +330,7 @@ def load_arrays(file: str, data: bytes) -> Any:
     """Unpickles NumPy arrays and plain Python values from Python 2 or 3, and refuses anything else.
 
     Raises:
-        BadInput: the pickle is damaged or asks for anything but arrays.
+        BadInput: if the pickle is damaged or asks for anything but arrays.
     """
     try:
         return _ArrayUnpickler(io.BytesIO(data), encoding="bytes").load()
@@ -359,7 +360,7 @@ def _write(name: str, splits: dict[str, Split], class_names: dict[str, list[str]
         for i, image in enumerate(data.images):
             labels = {label: int(values[i]) for label, values in data.labels.items()}
             # An encoded file keeps TFDS from encoding the array itself, for which it needs TensorFlow. The key
-            # decides where the record goes, so it has to be the stock set's.
+            # decides where the record goes, so it must be the stock set's.
             yield i, {"id": f"{split}_{i:05d}", "image": _png(image), **labels}
 
     def split_generators(self, download_manager) -> dict[str, Any]:

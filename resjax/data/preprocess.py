@@ -24,7 +24,7 @@ CROP_SHARE = 224 / 256
 class Preprocessing:
     """Stored pixels -> network input, fixed when a run starts.
 
-    Two are equal if they give the same input: all fields are, to the last bit.
+    Two are equal if all their fields are, to the last bit.
 
     Attributes:
         mean: float32 [C], or a whole mean image [H, W, C], in the units of the stored pixels.
@@ -51,11 +51,11 @@ class Preprocessing:
                 f"std is {self.std.dtype} {list(self.std.shape)}, not float32 for {self.channels} channels"
             )
         if not (np.isfinite(self.mean).all() and np.isfinite(self.std).all() and (self.std > 0).all()):
-            raise ValueError("mean and std are not finite numbers and positive ones")
+            raise ValueError("mean or std is not finite, or std is not positive")
         if type(self.size) is not int or self.size < 0 or (self.size and self.mean.ndim == 3):
-            raise ValueError(f"size={self.size!r} is no side in pixels, or a mean image is there, which needs 0")
+            raise ValueError(f"size={self.size!r} is not a side in pixels, or not 0 beside a mean image")
         if type(self.crop_share) is not float or not 0 < self.crop_share <= 1:
-            raise ValueError(f"crop_share={self.crop_share!r} is no share in (0, 1]")
+            raise ValueError(f"crop_share={self.crop_share!r} is not a share in (0, 1]")
         if self.interpolation not in tuple(INTERPOLATIONS):
             raise ValueError(f"interpolation={self.interpolation!r} is not {' or '.join(INTERPOLATIONS)}")
         if type(self.class_names) is not tuple or not all(isinstance(name, str) for name in self.class_names):
@@ -66,6 +66,7 @@ class Preprocessing:
 
     @property
     def channels(self) -> int:
+        """C, the channels of an image."""
         return self.mean.shape[-1]
 
     def evaluate(self, images: Images) -> np.ndarray:
@@ -86,7 +87,7 @@ class Preprocessing:
         return result
 
     def json(self) -> dict[str, Any]:
-        """As JSON has it, exact to the last bit; a mean image of 32 x 32 x 3 takes 16 kB."""
+        """The fields as JSON values, exact to the last bit; a mean image of 32 x 32 x 3 takes 16 kB."""
         return {
             "mean": _plain(self.mean),
             "std": _plain(self.std),
@@ -98,22 +99,22 @@ class Preprocessing:
 
     @classmethod
     def from_json(cls, saved: Any, where: object = "preprocessing") -> "Preprocessing":
-        """What `json` made of one.
+        """Reads what `json` returned.
 
         Args:
             where: where it comes from, for the message.
 
         Raises:
-            BadInput: it holds something else by now.
+            BadInput: for anything else.
         """
         fields = [field.name for field in dataclasses.fields(cls)]
         try:
             if not isinstance(saved, dict):
-                raise ValueError(f"it is no dictionary but {type(saved).__name__}")
+                raise ValueError(f"it is a {type(saved).__name__}, not a dictionary")
             if odd := sorted(saved.keys() ^ set(fields)):
                 raise ValueError(f"{odd[0]} is {'unknown' if odd[0] in saved else 'missing'}")
             if type(saved["class_names"]) is not list:
-                raise ValueError("class_names are no list")
+                raise ValueError("class_names is not a list")
             return cls(
                 mean=_array(saved["mean"]),
                 std=_array(saved["std"]),
@@ -149,7 +150,7 @@ def resize(
 
 
 def _plain(values: np.ndarray) -> Any:
-    """Numbers to be read by people; those of a whole image as base64, which is also exact and a fifth as long."""
+    """Numbers that people can read; a whole image as base64, which is also exact and a fifth as long."""
     if values.ndim < 3:
         return values.tolist()
     little_endian = values.astype("<f4").tobytes()
@@ -161,7 +162,7 @@ def _array(saved: Any) -> np.ndarray:
     if not isinstance(saved, dict):
         numbers = saved if isinstance(saved, list) else [saved]
         if any(type(number) not in (int, float) for number in numbers):
-            raise ValueError("mean or std are no numbers")
+            raise ValueError("mean or std holds something that is not a number")
         return np.array(saved, np.float32)
     if saved.keys() != {"shape", "float32"}:
         raise ValueError("the mean image is not given as shape and float32")

@@ -1,4 +1,4 @@
-"""The data section of a config with what the data set knows filled in, without reading an image."""
+"""Fills in what the data set knows in the data section of a config, without reading an image."""
 
 import os
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ PHOTOGRAPH_SIDE = 224
 
 @dataclass(frozen=True)
 class Usual:
-    """How a set is usually trained on; a pad of None: no padding is usual."""
+    """How a set is usually trained on; a pad of None means that no padding is usual."""
 
     augment: str
     pad: int | None
@@ -30,7 +30,8 @@ BY_NAME = {
     "cifar100": SMALL_PICTURES,
 }
 TESTED_ON = {"imagenet2012": "validation"}  # its `test` has no labels
-# Height, width, channels and classes of sets that are spoken of before they are prepared.
+
+# Height, width, channels and classes of sets that may be described before they are prepared.
 PUBLISHED = {
     "cifar10": (32, 32, 3, 10),
     "cifar100": (32, 32, 3, 100),
@@ -47,7 +48,7 @@ class Resolved:
         num_classes: labels are 0 <= label < num_classes.
         class_names: in label order, or empty if the set has none.
         image_shape: (H, W, C) of the processed images.
-        image_size: their side in pixels, or 0 if they are oblong; with it `data.image_size=0` has its number.
+        image_size: their side in pixels, which replaces `data.image_size=0`; 0 if they are not square.
         augment, pad, normalize: as configured, or as is usual for the set.
         source: where the records come from.
         parts: the configured slices by role, 'train', 'validation' and 'test'.
@@ -106,7 +107,7 @@ def resolve(
     The arguments are those of `loader.open_dataset`, which explains them.
 
     Raises:
-        BadInput: a value that cannot work, a set that is missing or does not fit `preprocessing`.
+        BadInput: for a value that cannot work, or a set that is missing or does not fit `preprocessing`.
     """
     _check_values(augment, pad, normalize, image_size, workers)
     asked_size = image_size or (preprocessing.size if preprocessing else 0)
@@ -157,7 +158,7 @@ def _check_values(
 
 
 def _usual(source: sources.Source) -> Usual | None:
-    """How the set is usually trained on, or None if that is for the user to say."""
+    """How the set is usually trained on, or None if the user must say."""
     if source.name == "synthetic" and source.image_shape:
         return SMALL_PICTURES if source.image_shape[0] <= 64 else PHOTOGRAPHS
     known = BY_NAME.get(source.name.partition(":")[0])
@@ -170,7 +171,7 @@ def _ask(name: str, augment: str | None, normalize: str | None) -> str:
     missing = {field: known for field, (value, known) in choices.items() if value is None}
     raise BadInput(
         f"{' and '.join(f'data.{field}' for field in missing)} {'are' if len(missing) > 1 else 'is'} not given and "
-        f"nothing is usual for {name!r}: give "
+        f"{name!r} has no usual value: give "
         + " and ".join(f"--config.data.{field}={'|'.join(known)}" for field, known in missing.items())
     )
 
@@ -200,7 +201,7 @@ def _pad(name: str, augment: str, pad: int | None, usual: Usual | None, shape: t
     if pad is None:
         if augment in ("crop", "crop_flip"):
             raise BadInput(
-                f"data.pad is not given and nothing is usual for {name!r} with data.augment={augment!r}: "
+                f"data.pad is not given and {name!r} has no usual value for data.augment={augment!r}: "
                 f"give the pixels to pad with, such as --config.data.pad={max(1, min(shape[:2]) // 8)}"
             )
         return 0
@@ -236,7 +237,7 @@ def _processed_shape(source: sources.Source, augment: str, image_size: int) -> t
     if image_size in (0, height) and image_size in (0, width) and augment != "resized_crop_flip":
         return shape, False
     if not image_size and height != width:
-        raise BadInput(f"data.image_size=0, but images of {source.name!r} are oblong: set the side to resize to")
+        raise BadInput(f"data.image_size=0, but images of {source.name!r} are not square: give the side in pixels")
     side = image_size or height
     return (side, side, channels), True
 

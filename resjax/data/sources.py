@@ -54,6 +54,7 @@ class Source:
     open: Callable[[Slice], Records]
 
     def fits_in_memory(self, records: int) -> bool:
+        """Whether so many decoded records are small enough to be kept in memory."""
         return self.image_shape is not None and records * math.prod(self.image_shape) <= MEMORY_LIMIT
 
     def load(self, part: Slice) -> "InMemory":
@@ -64,7 +65,7 @@ class Source:
         assert self.image_shape is not None
         images = np.empty((len(part), *self.image_shape), np.uint8)
         labels = np.empty(len(part), np.int32)
-        for start in range(0, len(part), 1024):  # so that encoded and decoded copies of the set never meet
+        for start in range(0, len(part), 1024):  # the encoded set is never in memory as a whole
             positions = np.arange(start, min(start + 1024, len(part)))
             images[positions], labels[positions] = records.read(positions)
         return InMemory(images, labels)
@@ -88,7 +89,7 @@ def open_source(name: str, data_dir: str, image_size: int) -> Source:
     """Finds a data set by name: 'digits', 'synthetic', or a TFDS set prepared below `data_dir`. Reads no images.
 
     Raises:
-        BadInput: the name is unknown, or the set is not prepared in a form that can be read.
+        BadInput: for an unknown name, or a set that is not prepared in a form that can be read.
     """
     if name == "digits":
         return digits()
@@ -101,6 +102,9 @@ def digits() -> Source:
     """The 1,797 handwritten digits that come with scikit-learn: 8 x 8 x 1, grey values 0..16.
 
     The split is fixed and stratified (see `digits_test_mask`): 1,437 records in 'train', 360 in 'test'.
+
+    Raises:
+        BadInput: if scikit-learn is not installed.
     """
     path = digits_file()
 
@@ -134,7 +138,7 @@ def synthetic(image_size: int) -> Source:
 
 
 def _opener(make: Callable[[], dict[str, InMemory]]) -> Callable[[Slice], InMemory]:
-    """Slices of splits that are made, all at once, when the first is opened."""
+    """Opens slices of splits that are all made when the first slice is opened."""
     splits = functools.cache(make)
 
     def open_slice(part: Slice) -> InMemory:
@@ -145,7 +149,11 @@ def _opener(make: Callable[[], dict[str, InMemory]]) -> Callable[[Slice], InMemo
 
 
 def digits_file() -> Path:
-    """scikit-learn's file, found without importing scikit-learn, which takes two seconds."""
+    """scikit-learn's file, found without importing scikit-learn, which would take two seconds.
+
+    Raises:
+        BadInput: if scikit-learn is not installed.
+    """
     spec = importlib.util.find_spec("sklearn")
     if spec is None or not spec.submodule_search_locations:
         raise BadInput("data.name='digits' is read from scikit-learn: pip install scikit-learn")
@@ -162,8 +170,8 @@ def read_digits(path: Path) -> tuple[np.ndarray, np.ndarray]:
 def digits_test_mask(labels: np.ndarray) -> np.ndarray:
     """Which digits are for testing: bool [1797], 360 of them.
 
-    Sorted by class (and in stored order within a class), every fifth record is taken. So each class gives a fifth
-    of its records, to within one, and no generator is involved that could change.
+    Every fifth record is taken, sorted by class and in stored order within a class. So each class gives a fifth of
+    its records, to within one, and no random generator is involved, which could change.
     """
     mask = np.zeros(len(labels), bool)
     mask[np.argsort(labels, kind="stable")[::5]] = True
@@ -238,7 +246,7 @@ def _one_line(error: Exception) -> str:
 def decode_image(encoded: bytes, channels: int) -> np.ndarray:
     """Encoded image -> uint8 [H, W, channels]; grey and CMYK become RGB when channels is 3.
 
-    JPEG goes through libjpeg-turbo (simplejpeg), what that does not take and every other format through Pillow.
+    simplejpeg (libjpeg-turbo) decodes JPEG; Pillow decodes other formats and the JPEGs that simplejpeg refuses.
     """
     if channels == 3 and encoded[:2] == b"\xff\xd8":
         import simplejpeg
@@ -259,6 +267,9 @@ def prepared(name: str, data_dir: str) -> Source:
     Args:
         name: TFDS name, optionally with a version: 'cifar10', 'cifar10:3.0.2', 'imagenet_v2/matched-frequency'.
         data_dir: where TFDS keeps sets; '' is its default, $TFDS_DATA_DIR or ~/tensorflow_datasets.
+
+    Raises:
+        BadInput: for a set that is not prepared, cannot be read, or is not for image classification.
     """
     root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
     folder = _find_prepared(name, root)
@@ -289,7 +300,7 @@ def prepared(name: str, data_dir: str) -> Source:
         )
     height, width, channels = features["image"].shape
     if features["image"].np_dtype != np.uint8 or channels not in (1, 3, None):
-        raise BadInput(f"data.name={name!r}: its images are not grey or RGB bytes: choose another set")
+        raise BadInput(f"data.name={name!r}: its images are not 8-bit grey or RGB: choose another set")
     shape = (height, width, channels) if height and width and channels else None
     label = features["label"]
     num_classes = label.num_classes
@@ -325,7 +336,7 @@ def _missing(name: str, path: str, root: Path) -> str:
     known = {"digits", "synthetic", *here, *tfds.list_builders(with_community_datasets=False)}
     if path.split("/")[0] in known:
         return f"data.name={name!r} is not prepared below data.dir={str(root)!r}: {_how_to_prepare(path, root)}"
-    # TFDS knows thousands of sets; the ones named in the recipes are the likelier meaning.
+    # TFDS knows thousands of sets; the ones that the recipes name are likelier to be meant.
     usual = ["digits", "synthetic", "imagenet2012", *PREPARED_HERE, *here]
     close = difflib.get_close_matches(name, usual, 1, 0.6) or difflib.get_close_matches(name, known, 1, 0)
     return f"data.name={name!r} is not a data set: did you mean {close[0]!r}?"

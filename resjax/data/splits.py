@@ -22,6 +22,7 @@ class Slice:
         return self.stop - self.start
 
     def overlaps(self, other: "Slice") -> bool:
+        """Whether the two share a record."""
         return self.base == other.base and max(self.start, other.start) < min(self.stop, other.stop)
 
 
@@ -35,14 +36,14 @@ def parse_slice(field: str, text: str, sizes: Mapping[str, int]) -> Slice:
         sizes: number of records in every stored split.
 
     Raises:
-        BadInput: not a slice, an unknown split, a bound outside the split, or no record left.
+        BadInput: for text that is not a slice, an unknown split, a bound outside the split, or an empty slice.
     """
     match = _SLICE.fullmatch(text)
     if not match:
-        raise BadInput(f"{field}={text!r} is not a split: write 'train' or one slice of it, as 'train[:45000]'")
+        raise BadInput(f"{field}={text!r} is not a split: write 'train' or a slice of it, such as 'train[:45000]'")
     base, start_text, stop_text = match.groups()
     if base not in sizes:
-        raise BadInput(f"{field}={text!r}: there is no split {base!r}, use one of {', '.join(sorted(sizes))}")
+        raise BadInput(f"{field}={text!r}: there is no split {base!r}; use one of {', '.join(sorted(sizes))}")
     size = sizes[base]
     start = _position(field, text, start_text, size) if start_text else 0
     stop = _position(field, text, stop_text, size) if stop_text else size
@@ -55,5 +56,5 @@ def _position(field: str, text: str, bound: str, size: int) -> int:
     """Index that a bound stands for, 0 <= index <= size."""
     index = round(int(bound[:-1]) * size / 100) if bound.endswith("%") else int(bound)
     if abs(index) > size:
-        raise BadInput(f"{field}={text!r}: {bound} is outside the split's {size} records, choose a smaller bound")
+        raise BadInput(f"{field}={text!r}: {bound} is outside the split's {size} records; choose a smaller bound")
     return index + size if bound.startswith("-") else index

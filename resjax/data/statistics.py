@@ -2,7 +2,7 @@
 
 import numpy as np
 
-# Of ImageNet's training images, by channel: for sets that are too large to be read before training.
+# Of ImageNet's training images, by channel, for sets that are too large to be read before training.
 IMAGENET_MEAN = (255 * np.array([0.485, 0.456, 0.406])).astype(np.float32)
 IMAGENET_STD = (255 * np.array([0.229, 0.224, 0.225])).astype(np.float32)
 

@@ -1,4 +1,4 @@
-"""Evaluation of one view of every image, each counted exactly once."""
+"""Evaluation on one view of every image, each counted exactly once."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
@@ -47,7 +47,7 @@ def sums(logits: jax.Array, losses: jax.Array, labels: jax.Array, mask: jax.Arra
 
 
 def add(parts: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Adds up sums that were fetched from the device, in float64."""
+    """Adds up fetched sums in float64."""
     parts = list(parts)
     return {key: float(sum(np.sum(part[key], dtype=np.float64) for part in parts if part)) for key in SUMS}
 
@@ -92,8 +92,8 @@ class Evaluation:
     every: int
 
     def due(self, step: int, total: int) -> bool:
-        """True at the end and at every multiple of `every`, but for one shortly before the end.
+        """True at the end and at every multiple of `every`, except for one at most `every // 2` steps before it.
 
-        What is measured between two evaluations, such as the training error, is then never of a few steps only.
+        So what is measured between two evaluations, such as the training error, never covers only a few steps.
         """
         return step == total or (step % self.every == 0 and total - step > self.every // 2)

@@ -15,7 +15,7 @@ from resjax.models.spec import Spec
 def run(spec: Spec, layers: Layers, x: jax.Array, train: bool) -> jax.Array:
     """Layers in a row: [N, H, W, C] -> [N, H', W', C'], or [N, C] -> [N, C'].
 
-    To be called in a linen module, which then holds the layers that have parameters under their names.
+    Call it inside a linen module, which then holds the layers that have parameters, under their names.
     """
     for layer in layers:
         x = RUN[layer.kind](spec, layer, x, train)
@@ -67,7 +67,7 @@ def multiply(spec: Spec, layer: Layer, x: jax.Array, train: bool) -> jax.Array:
 
 
 def classify(spec: Spec, layer: Layer, x: jax.Array, train: bool) -> jax.Array:
-    """The float32 logits; no ReLU follows, so that the gain is 1."""
+    """The float32 logits; no ReLU follows, so the gain is 1."""
     init = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
     return nn.Dense(layer.width, kernel_init=init, dtype=jnp.float32, name=layer.name)(x)
 
@@ -85,13 +85,13 @@ def normalize(spec: Spec, layer: Layer, x: jax.Array, train: bool) -> jax.Array:
 
 
 def max_pool(spec: Spec, layer: Layer, x: jax.Array, train: bool) -> jax.Array:
-    """The largest of every window; padding never wins."""
+    """The maximum of every window; padding never wins."""
     pad = (layer.kernel // 2, layer.kernel // 2)
     return nn.max_pool(x, (layer.kernel, layer.kernel), (layer.stride, layer.stride), padding=(pad, pad))
 
 
 def average_pool(spec: Spec, layer: Layer, x: jax.Array, train: bool) -> jax.Array:
-    """The mean of what lies in every cell: an odd map gives the size that a stride gives."""
+    """The mean of every cell, also of the smaller ones at the end of an odd map."""
     cell = (layer.stride, layer.stride)
     return nn.avg_pool(x, cell, cell, padding="SAME", count_include_pad=False)
 

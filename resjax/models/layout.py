@@ -199,7 +199,7 @@ def head(spec: Spec) -> Layers:
 
 
 def unit_bias(spec: Spec) -> float | None:
-    """Where the bias of stem and branch layers starts: they have none where BN's beta follows."""
+    """Where the bias of stem and branch layers starts; None, no bias, in networks with BN."""
     return None if spec.norm == "batch" else 0.0
 
 
@@ -243,7 +243,7 @@ def weight_layers(spec: Spec) -> list[tuple[Path, Layer]]:
 
 
 class Chain:
-    """Layers in the making: each starts from the width and the map size that the one before it ended with."""
+    """Builds layers in a row: each takes the width and the map size that the one before it ends with."""
 
     def __init__(self, spec: Spec, width: int, size: int) -> None:
         self.spec, self.width, self.size = spec, width, size

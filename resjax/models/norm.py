@@ -11,13 +11,13 @@ class BatchNorm(nn.Module):
     """Normalises each channel over groups of `group` consecutive images.
 
     Under `jit` a sharded batch is one array, so without a group the statistics come from the global batch.
-    The papers' came from what one GPU held: 64 images (CIFAR) or 32 (ImageNet). Grouping by images rather than
-    by devices gives the same numbers on any number of devices. The running statistics are the mean over the
-    groups; the running variance is the biased one.
+    In the papers they come from the images of one GPU: 64 (CIFAR) or 32 (ImageNet). Grouping by images rather
+    than by devices gives the same numbers on any number of devices. The running statistics average the mean and
+    the biased variance over the groups.
 
     Attributes:
       group: images normalised together; 0 = the whole batch. Must divide the batch in training.
-      momentum: share of the running statistics that survives a step.
+      momentum: share of the running statistics that a step keeps.
       epsilon: added to the variance.
       zero_scale: start gamma at 0 instead of 1.
       shift: the starting value of beta.
@@ -31,7 +31,7 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """[N, ..., C] in any float type -> the same; statistics and arithmetic are float32."""
+        """[N, ..., C] in any float type -> the same; statistics and arithmetic are at least float32."""
         channels = x.shape[-1]
         gamma_init = nn.initializers.zeros if self.zero_scale else nn.initializers.ones
         gamma = self.param("scale", gamma_init, (channels,))
@@ -58,7 +58,7 @@ class BatchNorm(nn.Module):
 def normalize(
     x: jax.Array, gamma: jax.Array, beta: jax.Array, axes: tuple[int, ...], epsilon: float
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Normalises `x` by its statistics over `axes`: images first, then rows and columns if there are any.
+    """Normalises `x` by its statistics over `axes`: images, then rows and columns if there are any.
 
         xhat = (x - mean) rstd,    rstd = 1 / sqrt(var + epsilon),    y = gamma xhat + beta
 
@@ -71,12 +71,12 @@ def normalize(
 
         dL/dbeta = n mean(g),    dL/dgamma = n mean(g xhat),    dL/dx = gamma rstd (g - mean(g) - xhat mean(g xhat))
 
-    That takes two sums and one pass, and of the size of x only x itself is kept, in its own type.
+    That takes two sums and one pass. The only array of x's size that is kept is x itself, in its own type.
 
     Args:
       x: [G, N/G, ..., C] or [N, ..., C] in any float type.
       gamma, beta: [1, ..., 1, C].
-      axes: those that share their statistics; all but the last and, where there are groups, the first.
+      axes: those that the statistics are taken over: all but the last and, where there are groups, the first.
       epsilon: added to the variance.
 
     Returns:

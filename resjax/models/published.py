@@ -19,7 +19,7 @@ CIFAR_BOTTLENECK = (164, 1001)  # v2's 9n+2 networks; 164 = 6 * 27 + 2 too, but 
 CIFAR_FAMILIES = ("v1", "v2", "plain", "highway")
 V15 = {"stride_on": "3x3"}
 V2 = V15 | {"order": "full_preactivation"}
-# Family -> what may follow the depth, and the fields that it means.
+# Family -> what may follow the depth -> the fields that it sets.
 IMAGENET_FAMILIES: dict[str, dict[str, dict[str, Any]]] = {
     "v1": {"": {}},
     # d: "ResNet-D" of arXiv 1812.01187
@@ -42,8 +42,7 @@ def cifar(name: str) -> Spec:
     """A CIFAR network: `v1-20`, `plain-56`, `v2-110`, `v2-164`, `v1-1001`, `highway-110`.
 
     Depths are 6n+2 in basic units (v1 section 4.2; shortcut A) or 9n+2 in bottleneck units (v2 appendix; 164,
-    1001 and every depth that 6n+2 does not reach; projections). `highway-110` is the network of
-    `highway`.
+    1001 and every depth that is not 6n+2; projections). `highway-110` is the network of `highway`.
 
     Raises:
       BadInput: for an unknown family or a depth that it does not have.
@@ -75,6 +74,9 @@ def highway(depth: int) -> Spec:
 
     Two-convolution branches and gates with BN, the gates' last beta at -6, no activation after the addition,
     projections with BN where dimensions change, widths times 0.875.
+
+    Raises:
+      BadInput: for a depth that is not 6n+2.
     """
     if depth % 6 != 2 or depth <= 2:
         raise BadInput(f"network 'highway-{depth}': depths are 6n+2 (20, 32, 110)")
@@ -119,7 +121,7 @@ def imagenet(name: str) -> Spec:
     """An ImageNet network: `v1-50`, `v1.5-50`, `v1.5-50-d`, `v2-200`, `v2-50-raw`, `plain-34`, `se-50`,
     `resnext-50-32x4d`, `wide-50-2`.
 
-    v1 strides on the first 1x1 as the released models do, the others on the 3x3 (v2's released ImageNet code
+    v1 strides on the first 1x1 as the released models do, all others on the 3x3 (as v2's released ImageNet code
     does). Projections where dimensions change (option B).
 
     Raises:

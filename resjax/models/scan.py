@@ -15,7 +15,7 @@ Stage = dict[str, Any]
 
 
 def roll(tree: Tree) -> Tree:
-    """Every stage in the tree in its scanned form, bit for bit; stages that have it already stay.
+    """Puts every stage in the tree into its scanned form, bit for bit; scanned stages stay as they are.
 
     `tree` is any pytree that holds stages: params, batch statistics, an optimizer's state, a whole train state.
     For abstract trees: `jax.eval_shape(roll, tree)`.
@@ -31,7 +31,7 @@ def roll(tree: Tree) -> Tree:
 
 
 def unroll(tree: Tree) -> Tree:
-    """The inverse of `roll`: every stage in the tree unit by unit; stages that are so already stay."""
+    """The inverse of `roll`: every stage in the tree unit by unit; unrolled stages stay as they are."""
 
     def unrolled(stage: Stage) -> Stage:
         if "units" not in stage:

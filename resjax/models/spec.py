@@ -76,7 +76,7 @@ ORDERS = {
 
 
 class ShortcutStep(NamedTuple):
-    """A step of a shortcut: the kind of its layer, and what it can fit to the branch's output."""
+    """A step of a shortcut: its layer's kind, and whether it fits map size and width to the branch's output."""
 
     kind: str
     size: bool = False
@@ -94,7 +94,7 @@ SHORTCUT_STEPS = {
 class ShortcutKind(NamedTuple):
     """A shortcut as a row of steps: where the unit changes width or map size, and where it changes neither.
 
-    A step with nothing left to fit is left out, a projection never.
+    Steps that have nothing left to fit are left out, but never a projection.
     """
 
     changing: str
@@ -138,7 +138,7 @@ FROM_DATA = ("input_size", "input_channels", "num_classes")  # 0: as the data se
 
 @dataclasses.dataclass(frozen=True)
 class UnitShape:
-    """One unit in its place: what `Unit` needs beside the spec. `size` is the side of its input map."""
+    """What `Unit` needs besides the spec: the unit's place, shape and survival; `size` is its input map's side."""
 
     stage: int
     index: int
@@ -165,7 +165,7 @@ class UnitShape:
 
     @property
     def path(self) -> tuple[str, str]:
-        """The unit's place in the parameter tree, unit by unit."""
+        """The unit's place in the unrolled parameter tree."""
         return f"stage{self.stage}", f"unit{self.index}"
 
 
@@ -174,14 +174,14 @@ class Spec:
     """Everything about one network. The default is ResNet-20 for CIFAR (v1 section 4.2).
 
     Raises:
-      BadInput: from the constructor, for a field whose value or combination is impossible.
+      BadInput: from the constructor, for an impossible value or combination of fields.
     """
 
     # Shape: units and output widths by stage. Every stage but the first halves the map in its first unit.
     units: tuple[int, ...] = (3, 3, 3)
     widths: tuple[int, ...] = (16, 32, 64)
     unit: str = "basic"
-    squeeze: int = 0  # output width over the width inside a unit; 0 = the unit's own (bottleneck: 4, wide-50-2: 2)
+    squeeze: int = 0  # output width over the width inside a unit; 0 = as `unit` has it (bottleneck: 4, others: 1)
     groups: int = 1  # of the bottleneck's 3x3 convolution: ResNeXt, arXiv 1611.05431
     # conv3 (CIFAR) | conv7 (7x7/2 and a 3x3/2 max-pool) | deep (ResNet-D: three 3x3) | dense | none
     stem: str = "conv3"
@@ -193,7 +193,7 @@ class Spec:
 
     # The residual unit.
     order: str = "original"
-    excitation: int = 0  # squeeze-and-excitation (arXiv 1709.01507) of the branch: its reduction, 16; 0 = none
+    excitation: int = 0  # squeeze-and-excitation of the branch: its reduction (arXiv 1709.01507: 16); 0 = none
     # none (a plain network) | A zero-padding | B projection where dimensions change | C projection everywhere;
     # SHORTCUTS lists their steps
     shortcut: str = "A"
@@ -202,9 +202,9 @@ class Spec:
     branch_scale: float = 1.0
     shortcut_dropout: float = 0.0  # v2 Table 1: rate on the shortcut; survivors are not rescaled in training
     gate: str = "none"  # v2 section 3.1, highway networks
-    gate_layers: str = "conv1"  # the gate: one 1x1 convolution, or the unit's own layers as highway networks have
+    gate_layers: str = "conv1"  # conv1: one 1x1 convolution | unit: layers as in the branch (highway networks)
     gate_bias: float = 0.0
-    stochastic_depth: float = 0.0  # drop rate of the last unit; grows linearly from the first
+    stochastic_depth: float = 0.0  # drop rate of the last unit; it grows linearly with depth
 
     # Layers.
     norm: str = "batch"  # without it every weight layer has a bias
@@ -221,7 +221,8 @@ class Spec:
     input_channels: int = 3
     num_classes: int = 10
 
-    # Execution: same function, same parameters up to `resjax.models.scan`'s exact conversion.
+    # Execution: the function is the same, and so are the parameters, up to the exact conversion of
+    # `resjax.models.scan`.
     dtype: str = "float32"  # of convolutions; parameters, statistics and logits stay float32
     # The identical units of a stage as one compiled body. It draws other fresh weights than the unrolled form.
     scan: bool = False
@@ -271,7 +272,7 @@ class Spec:
         yield self.squeeze >= 0, f"squeeze={self.squeeze}: must be 0 (the unit's own) or a divisor of the widths"
         yield (
             all(w % self.inner_share == 0 for w in self.widths),
-            f"widths={self.widths}: a {self.unit}'s output widths must be multiples of {self.inner_share}",
+            f"widths={self.widths}: the widths of {self.unit} units must be multiples of {self.inner_share}",
         )
         inner = tuple(w // self.inner_share for w in self.widths)
         yield self.groups >= 1, f"groups={self.groups}: must be at least 1"
@@ -312,11 +313,13 @@ class Spec:
         projects_alone = shortcut.changing == "p"  # no other step has fitted the size before
         yield (
             not self.shortcut_pool or self.shortcut == "none" or (projects_alone and not self.dense),
-            f"shortcut_pool=True belongs to convolutional projections; use shortcut=B instead of {self.shortcut}",
+            f"shortcut_pool=True needs convolutional units with shortcut=B or C, not {self.unit} units with "
+            f"shortcut={self.shortcut}; set it to False",
         )
         yield (
             not self.zero_gamma or (self.norm == "batch" and ORDERS[self.order].last.endswith("n")),
-            f"zero_gamma=True needs norm=batch and a branch that ends in BN; model.order={self.order} does not",
+            f"zero_gamma=True needs a branch that ends in BN, not norm={self.norm} with order={self.order}; "
+            "set it to False",
         )
         yield (
             not (self.zero_gamma and self.shortcut == "none"),
@@ -324,7 +327,7 @@ class Spec:
         )
 
     def _without_effect(self) -> Iterator[tuple[str, str]]:
-        """The fields that the rest of the spec leaves nothing to do, and what it is that ignores them."""
+        """The fields that the rest of the spec leaves without effect, each with the part that ignores it."""
         if self.shortcut == "none":
             names = ("pool", "scale", "dropout")
             for name in ("branch_scale", *(f"shortcut_{n}" for n in names), *GATE, "stochastic_depth"):
@@ -342,10 +345,10 @@ class Spec:
             yield "stem_raw", "a network without a stem or pre-activation"
 
     def check_complete(self) -> None:
-        """Raises BadInput if a field is still 0, that is, left to a data set that is not known here."""
+        """Raises BadInput if a field is still 0, that is, left to the data set."""
         for name in FROM_DATA:
             if getattr(self, name) == 0:
-                raise BadInput(f"model.{name}=0 is what the data set has, which is not known here: give a number")
+                raise BadInput(f"model.{name}=0 leaves it to the data set, and none is known here: give a number")
 
     @property
     def dense(self) -> bool:
@@ -380,7 +383,7 @@ class Spec:
         """Yields every unit from input to output.
 
         Raises:
-          BadInput: for a spec that is still to be completed from the data set.
+          BadInput: for a spec that leaves a field to the data set.
         """
         self.check_complete()
         width, size, seen, total = self.stem_out, self.stem_out_size, 0, sum(self.units)
@@ -394,5 +397,5 @@ class Spec:
 
 
 def whole(value: Any) -> bool:
-    """True for an integer that is no truth value."""
+    """True for an integer, but not for a bool."""
     return isinstance(value, Integral) and not isinstance(value, bool)

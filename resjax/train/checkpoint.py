@@ -1,12 +1,12 @@
 """Checkpoints with Orbax: the state, where the data stood, the config and the versions together.
 
 A run's checkpoints lie in `WORKDIR/checkpoints/STEP`. Each stores the digest of its state, because a flipped byte
-restores without an error, and a checksum of what lies beside the state. The latest `keep` and the best stay; what
-else is deleted, the policy let go.
+restores without an error, and a checksum of what lies beside the state. The latest `keep` and the best stay; the
+rest are deleted.
 
-A run that resumes moves damaged checkpoints to `WORKDIR/damaged/STEP` and takes the one before them. Damaged is
-what is known to be: a digest or checksum that differs, a file that is missing, cut or garbled. Whatever else keeps
-a checkpoint from being read (the disk, permissions, memory, another structure) is said as that, and moves nothing.
+A run that resumes moves damaged checkpoints to `WORKDIR/damaged/STEP` and takes the one before them. Only known
+signs count as damage: a digest or checksum that differs, a file that is missing, cut or garbled. Anything else that
+keeps a checkpoint from being read (the disk, permissions, memory, another structure) is said, and nothing is moved.
 """
 
 import asyncio
@@ -38,11 +38,11 @@ from resjax.train.step import TrainState
 
 VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain")
 WEIGHTS = ("params", "batch_stats")
-META = ("config", "digest", "weights_digest", "versions")  # what every version stored beside the state
+META = ("config", "digest", "weights_digest", "versions")  # what every version stores beside the state
 
 
 class Damaged(BadInput):
-    """A checkpoint is known not to hold what was saved; the message names it and says why."""
+    """A checkpoint does not hold what was saved; the message names it and says how that is known."""
 
 
 class Checkpoints:
@@ -54,8 +54,8 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: Path, keep: int | None = None) -> None:
-        absl.logging.set_verbosity(absl.logging.FATAL)  # Orbax tells at length what it does
-        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # and of every array that it could not read
+        absl.logging.set_verbosity(absl.logging.FATAL)  # Orbax logs every step of a save
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # and every array that it cannot read
         self._workdir = workdir.absolute()
         self._directory = self._workdir / "checkpoints"
         self._manager: Any = None
@@ -81,7 +81,7 @@ class Checkpoints:
         return sorted((step for step in steps if self._folder_is_there(step)), reverse=True)
 
     def best_step(self) -> int | None:
-        """The step with the highest score, the later one of equals; None where no step has a score."""
+        """The step with the highest score, of equal ones the latest; None if no step has a score."""
         known = self._scores if self._manager is not None else {}
         return _best({step: known.get(step) if step in known else self._score(step) for step in self.steps()})
 
@@ -99,16 +99,16 @@ class Checkpoints:
         return found
 
     def save(self, state: TrainState, meta: dict[str, Any], score: float | None = None) -> Future[str]:
-        """Starts to save `state`, which may be donated as soon as this returns: by then it is copied to the host.
+        """Starts to save `state`, which may be donated when this returns: it has been copied to the host.
 
         Args:
           state: the state.
-          meta: what to store beside it, as JSON has it; with at least the `config`.
-          score: the higher, the better; the best one stays.
+          meta: JSON values to store beside it; at least the `config`.
+          score: higher is better; the best checkpoint stays.
 
         Returns:
-          The digest of the state, computed in the background. Where the step is saved already, nothing is done and
-          it is that of the saved one.
+          The digest of the state, computed in the background. If the step is already saved, nothing is done, and
+          this is the saved digest.
 
         Raises:
           BadInput: if this or an earlier save failed, naming the folder.
@@ -121,10 +121,10 @@ class Checkpoints:
             return self._digests[step]
         versions = {name: importlib.metadata.version(name) for name in VERSIONS} | {"resjax": resjax.__version__}
         structure = _structure_digest(digest.structure(state))
-        # As it is now: the caller may go on to change it.
+        # A copy, because the caller may change its own.
         beside = json.loads(json.dumps({**meta, "versions": versions, "structure": structure, "score": score}))
         with self._saving():
-            self._manager.wait_until_finished()  # so that no more than one copy is held
+            self._manager.wait_until_finished()  # so that only one copy is held
             _check_writable(self._directory)
             copy = digest.leaves(state)
             complete = self._background.submit(_with_digests, beside, copy)
@@ -152,9 +152,9 @@ class Checkpoints:
         return meta
 
     def restore(self, abstract: TrainState, step: int) -> tuple[TrainState, dict[str, Any]]:
-        """The state of one step in the shapes and shardings of `abstract` (in either form), and its meta.
+        """The state of one step in the shapes and shardings of `abstract`, unrolled or scanned, and its meta.
 
-        A field that the saved state lacks and whose metadata says how it `starts`, starts so, and stderr says it:
+        A field that the saved state lacks starts as its metadata says, and stderr names it:
         `flax.struct.field(metadata={"starts": function of the restored state})`.
 
         Raises:
@@ -188,7 +188,7 @@ class Checkpoints:
         return state, meta
 
     def _restore(self, asked: TrainState, step: int, saved: digest.Structure) -> TrainState:
-        """What was saved, in the form in which it was saved: in the shardings asked for, or else on one device."""
+        """The state in its saved form: in the shardings asked for if these are of that form, else on one device."""
         if _is_rolled(saved) != _is_rolled(digest.structure(asked)):
             one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
             shapes = jax.eval_shape(scan.roll if _is_rolled(saved) else scan.unroll, asked)
@@ -198,12 +198,12 @@ class Checkpoints:
         return self._arrays(step, asked, ocp.checkpoint_utils.construct_restore_args(asked))
 
     def restore_latest(self, abstract: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
-        """The latest sound checkpoint; None where there is none at all.
+        """The latest sound checkpoint; None if there are no checkpoints.
 
-        Damaged ones are named on stderr and moved aside, once a sound one is found to go on from.
+        Once a sound one is found, the damaged ones after it are named on stderr and moved aside.
 
         Raises:
-          BadInput: if one cannot be read or has another structure, or if every one is damaged; nothing is moved.
+          BadInput: if one cannot be read or has another structure, or all are damaged; then nothing is moved.
         """
         damaged: dict[int, Damaged] = {}
         for step in self.steps():
@@ -220,7 +220,7 @@ class Checkpoints:
         return None
 
     def weights(self, step: int) -> dict[str, Any]:
-        """The `params` and `batch_stats` of one step on the host, in the form in which they were saved.
+        """The `params` and `batch_stats` of one step on the host, unrolled or scanned as they were saved.
 
         Raises:
           BadInput: if they cannot be read; `Damaged` if they are damaged.
@@ -264,7 +264,7 @@ class Checkpoints:
             return orbax.restore(self._directory / str(step) / "state", args=args)
 
     def _score(self, step: int) -> float | None:
-        """The score that a step was saved with; None without one, and where damage has left none to read."""
+        """The score that a step was saved with; None if it has none or damage keeps it from being read."""
         try:
             meta = self.meta(step)
             if "score" in meta:
@@ -286,7 +286,7 @@ class Checkpoints:
 
     @contextmanager
     def _reading(self, step: int) -> Iterator[None]:
-        """Says in one line what keeps a checkpoint from being read; Orbax raises anything, bare Exception too."""
+        """Turns what keeps a checkpoint from being read into one line; Orbax raises any exception."""
         which = f"checkpoint {step} in {self._directory}"
         try:
             yield
@@ -300,7 +300,7 @@ class Checkpoints:
             raise BadInput(f"{which} cannot be read ({damage.reason(error)}); nothing was moved") from error
 
     def _folder_is_there(self, step: int) -> bool:
-        """Whether what is missing is missing in a checkpoint that else is there, and not a whole disk."""
+        """Whether the checkpoint's folder holds anything; if not, a whole disk may be missing."""
         try:
             return any((self._directory / str(step)).iterdir())
         except OSError:
@@ -308,7 +308,7 @@ class Checkpoints:
 
     @contextmanager
     def _saving(self) -> Iterator[None]:
-        """Says in one line that the disk did not take a checkpoint."""
+        """Turns an operating system's error in a save into one line."""
         try:
             yield
         except Exception as error:
@@ -373,35 +373,35 @@ def _latest(checkpoints: Checkpoints, workdir: Path) -> int:
 
 
 def _check_writable(folder: Path) -> None:
-    """Raises OSError where no folder can be made; Orbax would wait for minutes for one that it could not make."""
+    """Raises OSError if no folder can be made; Orbax would wait minutes for a folder that it could not make."""
     probe = folder / "writable.tmp"
     probe.mkdir(exist_ok=True)
     probe.rmdir()
 
 
 class _AnotherStructure(Exception):
-    """In what a checkpoint differs from what is asked for."""
+    """How a checkpoint differs from what is asked for."""
 
 
 class _LatestAndBest:
-    """Orbax's rule of what stays: the latest `keep`, and the best by score."""
+    """Orbax's rule for what stays: the latest `keep`, and the best by score."""
 
     def __init__(self, keep: int, scores: dict[int, float | None]) -> None:
         self._keep, self._scores = keep, scores
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        steps = [checkpoint.step for checkpoint in checkpoints]  # ascend
+        steps = [checkpoint.step for checkpoint in checkpoints]  # ascending
         best = _best({step: self._scores.get(step) for step in steps})
         return [step in steps[-self._keep :] or step == best for step in steps]
 
 
 def _best(scores: dict[int, float | None]) -> int | None:
-    """The step with the highest score, the later one of equals."""
+    """The step with the highest score, of equal ones the latest."""
     return max((step for step in scores if scores[step] is not None), key=lambda s: (scores[s], s), default=None)
 
 
 class _MetaHandler(ocp.JsonCheckpointHandler):
-    """Orbax's JSON file, of which a part is still being computed when the save starts."""
+    """Orbax's JSON file, part of which is still being computed when the save starts."""
 
     async def async_save(self, directory: Any, item: Any = None, args: Any = None) -> list[Any]:
         async def write() -> None:

@@ -1,6 +1,6 @@
-"""What an error says of a checkpoint: that it is damaged, or only that it cannot be read.
+"""What an error says about a checkpoint: that it is damaged, or only that it cannot be read.
 
-Damage is what is known to be damage. An error that is not known says nothing of the files.
+Only known signs count as damage. Any other error says nothing about the files.
 """
 
 import json
@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-# TensorStore raises a ValueError whose text begins with a status, but for INVALID_ARGUMENT, which is left out.
+# TensorStore raises a ValueError whose text begins with a status; it leaves out INVALID_ARGUMENT.
 DAMAGE = re.compile("(DATA_LOSS|OUT_OF_RANGE|NOT_FOUND|FAILED_PRECONDITION): ")
 OTHER = re.compile(
     "(PERMISSION_DENIED|UNAVAILABLE|RESOURCE_EXHAUSTED|UNKNOWN|ABORTED|DEADLINE_EXCEEDED|INTERNAL): "
 )
-NO_SUCH_FILE = "2"  # ENOENT, in the error code of the operating system that the text ends with, if there was one
+NO_SUCH_FILE = "2"  # ENOENT; such a text ends with the operating system's error code, if there was one
 
 
 class Damage(Exception):
@@ -25,12 +25,12 @@ def read_json(path: Path) -> Any:
     """A JSON file of a checkpoint; raises Damage if it holds something else."""
     try:
         return json.loads(path.read_bytes())
-    except ValueError as error:  # no JSON, or no UTF-8
+    except ValueError as error:  # not JSON, or not UTF-8
         raise Damage(f"{path.parent.name}/{path.name} is garbled") from error
 
 
 def of(error: Exception) -> str | None:
-    """What is damaged, if `error` and what led to it are known as damage; None if not."""
+    """What is damaged, if `error` or what led to it is a known sign of damage; None if not."""
     found = None
     for link in _chain(error):
         text = str(link)
@@ -48,12 +48,12 @@ def of(error: Exception) -> str | None:
 
 
 def is_of_the_system(error: Exception) -> bool:
-    """Whether `error` or what led to it is one of the operating system, such as a full disk."""
+    """Whether `error` or what led to it came from the operating system, such as a full disk."""
     return any(isinstance(link, OSError) or _is_of_the_system(link) for link in _chain(error))
 
 
 def reason(error: BaseException) -> str:
-    """An error in a few words: those of the operating system, if it came from there."""
+    """An error in a few words, the operating system's own if it came from there."""
     for link in _chain(error):
         if isinstance(link, OSError) and link.strerror:
             return f"{link.strerror}: {link.filename}" if link.filename else link.strerror
@@ -63,14 +63,14 @@ def reason(error: BaseException) -> str:
 
 
 def _is_of_the_system(error: BaseException) -> bool:
-    """Whether an error is the operating system's, other than for the lack of a file."""
+    """Whether an error is the operating system's, other than a missing file."""
     if isinstance(error, OSError):
         return not isinstance(error, FileNotFoundError)
     return any(code != NO_SUCH_FILE for code in re.findall(r"os_error_code='(\d+)'", str(error)))
 
 
 def _words(text: str) -> str:
-    """The end of TensorStore's first sentence, which goes from the general to the special and on for pages."""
+    """The last, most specific part of TensorStore's first sentence; pages follow it."""
     sentence = (text.splitlines() or [""])[0].partition(" [")[0]
     return sentence.rpartition(": ")[2][:160]
 

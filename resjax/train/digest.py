@@ -1,9 +1,9 @@
 """The digest of a state: a short text that differs as soon as one bit does, wherever the arrays lie.
 
-The element with the value w (its bits) at the flat index i of its leaf counts as output i of SplitMix64 (Steele
-et al. 2014) seeded with w, and a leaf as the sum of these modulo 2^64. So shards, devices and processes can each
-add up what they hold, in any order. SHA-256 over name, type, shape and sum of every leaf makes one text of it.
-The scanned form of a network counts as its units one by one: both forms have the same digest.
+An element with the bits w at the flat index i of its leaf counts as output i of SplitMix64 (Steele et al. 2014)
+seeded with w; a leaf counts as the sum of its elements modulo 2^64. So shards, devices and processes can each add
+up what they hold, in any order. The digest is SHA-256 over the name, type, shape and sum of every leaf.
+A scanned stage counts as its units one by one: both forms of a network have the same digest.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ CHUNK = 2**14  # elements that are mixed at a time: two such arrays of 64 bits s
 
 
 class Leaf(NamedTuple):
-    """One leaf of a state, and on the host the shards of it that this process is to count."""
+    """One leaf of a state, and host copies of the shards that this process counts."""
 
     name: str  # such as params/stage1/unit0/conv1/kernel
     dtype: str
@@ -40,7 +40,7 @@ def of(tree: Any) -> str:
 
 
 def leaves(tree: Any) -> list[Leaf]:
-    """A copy on the host of what this process counts of each leaf: of every shard the first replica."""
+    """Every leaf with host copies of the shards that this process counts: the first replica of each."""
     found = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         name, dtype, shards = name_of(path), _dtype(leaf), None
@@ -71,13 +71,13 @@ def sums(leaves: Iterable[Leaf]) -> Sums:
 
 
 def text(sums: Sums) -> str:
-    """The digest that these sums make."""
+    """The digest of a state with these sums."""
     rows = [[*leaf, f"{value:016x}"] for leaf, value in sorted(sums.items())]
     return FORM + hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 def matches(tree: Any, digest: str) -> bool:
-    """Whether `digest`, of this form or of 0.1.0, is that of `tree`."""
+    """Whether `tree` has this digest, in this form or in that of 0.1.0."""
     return digest == (of(tree) if digest.startswith(FORM) else of_0_1_0(tree))
 
 

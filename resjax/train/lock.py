@@ -1,8 +1,8 @@
 """One run at a time in a workdir.
 
 The lock is a POSIX record lock on `WORKDIR/lock`: the kernel releases it when the process ends, however it ends; it
-holds across the machines that share a network file system; forked workers do not inherit it. The file stays, as
-one that is deleted and made again could be locked twice; it tells a second process who holds the lock.
+holds across machines that share a network file system; forked workers do not inherit it. The file stays, because
+one that is deleted and made again could be locked twice. It tells a second process who holds the lock.
 """
 
 import contextlib
@@ -25,10 +25,10 @@ WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # 
 
 @contextlib.contextmanager
 def hold(workdir: Path) -> Iterator[None]:
-    """Holds the lock of `workdir`, which exists; where its file system has no locks, says so on stderr.
+    """Holds the lock of the existing folder `workdir`; stderr says so if its file system has no locks.
 
     Raises:
-      BadInput: if another process holds it, naming that, or if the file cannot be written.
+      BadInput: if another process holds it (the message names it), or the file cannot be written.
     """
     path = workdir / NAME
     try:
@@ -42,7 +42,7 @@ def hold(workdir: Path) -> Iterator[None]:
         yield
         _write(file, "")
     finally:
-        os.close(file)  # which releases the lock
+        os.close(file)  # releases the lock
 
 
 def _lock(file: int, workdir: Path) -> None:
@@ -56,11 +56,11 @@ def _lock(file: int, workdir: Path) -> None:
             ) from error
         if error.errno not in WITHOUT_LOCKS:
             raise BadInput(f"workdir={workdir} cannot be locked: {error}; choose another --workdir") from error
-        print(f"{workdir}: no file locks here; see to it that only one run uses it at a time", file=sys.stderr)
+        print(f"{workdir}: no file locks here; make sure that only one run uses it at a time", file=sys.stderr)
 
 
 def _write(file: int, text: str) -> None:
-    """Puts `text` in the place of what the file held. It is for people: a full disk stops nothing."""
+    """Replaces the file's content with `text`. It is for people, so a full disk stops nothing."""
     with contextlib.suppress(OSError):
         os.ftruncate(file, 0)
         os.pwrite(file, text.encode(), 0)

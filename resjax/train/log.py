@@ -1,4 +1,4 @@
-"""What a run tells: means go to the terminal, to metrics.jsonl and to TensorBoard."""
+"""What a run reports: means go to the terminal, to metrics.jsonl and to TensorBoard."""
 
 import json
 import sys
@@ -15,8 +15,8 @@ from resjax import files
 class RunLog:
     """The logs of one run: a progress bar (or plain lines), metrics.jsonl and TensorBoard event files.
 
-    A resumed run writes on where its checkpoint was: records of later steps, which will be trained again to the
-    same values, are dropped first.
+    A resumed run continues at its checkpoint: records of later steps are dropped first, because those steps run
+    again and give the same values.
     """
 
     def __init__(self, workdir: Path, start: int, total: int) -> None:
@@ -33,7 +33,7 @@ class RunLog:
         self._began, self._start = time.monotonic(), start
 
     def begin(self, step: int, text: str) -> None:
-        """Says `text` and measures the pace from here: what came before, as compilation, does not come again."""
+        """Says `text` and measures the pace from here, after what happens only once, such as compilation."""
         self.say(text)
         self._began, self._start = time.monotonic(), step
         if self._bar is not None:
@@ -46,14 +46,14 @@ class RunLog:
             self._events.add_scalar(f"{split}/{name}", value, step)
         text = f"loss {values['loss']:.4f}  accuracy {100 * values['accuracy']:.2f} %"
         if split == "train":
-            if "images_per_second" in values:  # not yet after the first step, whose time is compilation
+            if "images_per_second" in values:  # not after the first step, which compiles
                 text += f"  {values['images_per_second']:,.0f} images/s"
             self._progress(step, text)
         else:
             self.say(f"step {step:>6}  {split} {text}")
 
     def say(self, text: str) -> None:
-        """A line that stays on the terminal."""
+        """Writes a line that stays on the terminal."""
         if self._bar is not None:
             self._bar.write(text, file=sys.stderr)
         else:

@@ -19,8 +19,8 @@ def learning_rate(config: ConfigDict, durations: Durations) -> optax.Schedule:
     if s.name == "cosine":
         main = optax.cosine_decay_schedule(peak, durations.total - warmup)
     elif s.name == "piecewise":
-        # join_schedules hands each part the steps since its start; the drops count from step 0, and those that the
-        # warm-up hides have all happened when it ends.
+        # join_schedules hands each part the steps since its start, but drops count from step 0; those during the
+        # warm-up all take effect when it ends.
         drops: dict[int, float] = {}
         for step in durations.drops:
             at = max(0, step - warmup)
@@ -36,7 +36,7 @@ def learning_rate(config: ConfigDict, durations: Durations) -> optax.Schedule:
 
 
 def decay_mask(name: str) -> Any:
-    """Which parameters decay: `all`, as the papers, or `kernels`, which spares BN and biases."""
+    """Which parameters decay: `all`, as in the papers, or `kernels`, which spares BN and biases."""
     if name == "all":
         return None
     return lambda params: jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)

@@ -11,10 +11,10 @@ class Preempted(Exception):
 
 
 class StopRequest:
-    """While entered, remembers in `requested` that a signal came, for the loop to see between two steps.
+    """While entered, a signal sets `requested`, which the loop reads between two steps.
 
     Args:
-      message: what the first signal says on stderr at once; empty: nothing.
+      message: written to stderr at the first signal; empty: nothing.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)

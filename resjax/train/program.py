@@ -22,7 +22,7 @@ from resjax.train.step import TrainState, init_state, make_train_step
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """What a run computes on its devices. The seed is an argument: runs that differ in nothing else share it.
+    """What a run computes on its devices. The seed is an argument: runs that differ only in it share a program.
 
     Attributes:
       mesh: the devices.
@@ -65,7 +65,7 @@ def build(config: ConfigDict, spec: Spec, durations: Durations) -> Program:
     return Program(
         mesh=mesh,
         abstract=jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, over_state),
-        # It runs once: compiling it well would take longer than all else before the first step.
+        # It runs once: optimising it would take longer than everything else before the first step.
         init=jax.jit(
             init,
             in_shardings=all_,

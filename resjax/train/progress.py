@@ -27,15 +27,15 @@ def check_finite(name: str, value: float, step: int) -> None:
 
 
 class Clock:
-    """Counts the steps between two moments at which the device was waited for, and the seconds they took.
+    """Counts the steps between two moments when the device was waited for, and their seconds.
 
-    Compilation, evaluation and checkpoints are not in it.
+    Compilation, evaluation and checkpoints do not count.
     """
 
     def __init__(self, steps: int = 0, seconds: float = 0.0) -> None:
         self.steps = steps
         self.seconds = seconds
-        self.waited = 0.0  # seconds of them in which the loop waited for input, in this process
+        self.waited = 0.0  # the part of these seconds spent waiting for input, in this process
         self.rate = 0.0  # steps per second up to the last tick; 0 before any was timed
         self.wait_share = 0.0  # share of that time in which the loop waited for input
         self.restart()
@@ -57,7 +57,7 @@ class Clock:
 
     @contextmanager
     def waiting(self, steps: int = 1) -> Iterator[None]:
-        """The body waits for the input of so many more steps."""
+        """Times its body, which waits for the input of `steps` more steps."""
         began = time.perf_counter()
         self._begun += steps
         yield
@@ -84,12 +84,12 @@ class Progress:
 
     @classmethod
     def from_json(cls, saved: Mapping[str, Any], began: float) -> "Progress":
-        """The progress that a run goes on from."""
+        """The progress that a run resumes from: reads what `json` returned."""
         clock = Clock(saved["train_steps"], saved["train_seconds"])
         return cls(saved["interval"], saved["latest"], clock, saved["seconds"], began)
 
     def json(self) -> dict[str, Any]:
-        """What `from_json` reads."""
+        """The fields as JSON values."""
         return {
             "interval": self.interval,
             "latest": self.latest,
@@ -116,7 +116,7 @@ class Progress:
         self.clock.tick()
         for i, at in enumerate(range(step - len(found["loss"]) + 1, step + 1)):
             check_finite("training loss", found["loss"][i], at)
-            # A finite loss can leave weights with which the next one overflows: no state to go on from.
+            # After a finite loss the weights can still overflow, and such a state must not be saved.
             check_finite("norm of the weights", found["weight_norm"][i], at)
         self.interval = add([self.interval, found["sums"]])
         return means(add([found["sums"]])) | {
@@ -126,5 +126,5 @@ class Progress:
         }
 
     def close_interval(self) -> None:
-        """The means over the interval become the latest of training, and a new interval begins."""
+        """Makes the means over the interval the latest of training, and begins a new interval."""
         self.latest["train"], self.interval = means(self.interval), {}

@@ -36,7 +36,7 @@ def make_train_step(
     label_smoothing: float = 0.0,
     accumulate: int = 1,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
-    """The training step of one network and one optimizer; `rate` is the schedule that `tx` follows, to be told."""
+    """The training step of one network and one optimizer; reports the learning rate of `rate`, `tx`'s schedule."""
 
     def loss_fn(params: Any, batch_stats: Any, batch: Batch, rng: jax.Array) -> tuple[jax.Array, Any]:
         variables = {"params": params, "batch_stats": batch_stats}

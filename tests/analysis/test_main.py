@@ -42,8 +42,8 @@ def test_the_command_itself(residual, tmp_path):
         (["curves", "--workdirs=x"], "did you mean --workdir"),
         (["lesion", "--workdir=x", "--draws=0"], "--draws=0"),
         (["lesion", "--workdir=x", "--images=-1"], "--images=-1"),
-        (["curves", "--workdir=x", "--step=4"], "--step=4: curves has no use for it"),
-        (["branches", "--workdir=x", "--draws=4"], "--draws=4: branches has no use for it"),
+        (["curves", "--workdir=x", "--step=4"], "--step=4: curves does not take it"),
+        (["branches", "--workdir=x", "--draws=4"], "--draws=4: branches does not take it"),
     ],
 )
 def test_mistakes_are_one_line(argv, message):

@@ -256,7 +256,7 @@ def damage(kind, folder, files):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("truncated", "data_batch_1.bin has 36875 bytes, no whole records of 3073"),
+        ("truncated", "data_batch_1.bin has 36875 bytes, not whole records of 3073"),
         ("short", "data_batch_1.bin holds 6 images, not 12"),
         ("missing", "data_batch_1.bin"),
         ("label", "data_batch_1.bin: image 0 has label 10, outside the 10 classes"),
@@ -287,7 +287,7 @@ def test_pickled_labels_of_another_length(tmp_path):
     folder, files = published_files("cifar10", "python")
     batch = prepare.load_arrays("x", files["test_batch"]) | {b"labels": [1, 2]}
     source = write_folder(tmp_path, folder, files | {"test_batch": python2_pickle(batch)})
-    with pytest.raises(BadInput, match="one class an image"):
+    with pytest.raises(BadInput, match="does not give each image one class"):
         prepare.read_published("cifar10", source)
 
 

@@ -129,7 +129,7 @@ def test_oblong_images(open_settings, fixed_dir):
     given = open_settings | {"name": "labels", "dir": fixed_dir, "augment": "none", "normalize": "channel"}
     data = resolve(**given)
     assert (data.image_shape, data.image_size) == ((12, 30, 1), 0)
-    with pytest.raises(BadInput, match=r"data\.image_size=0, but images of 'labels' are oblong"):
+    with pytest.raises(BadInput, match=r"data\.image_size=0, but images of 'labels' are not square"):
         resolve(**given | {"augment": "resized_crop_flip"})
 
 

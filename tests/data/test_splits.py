@@ -37,7 +37,7 @@ def test_slices_agree_with_tfds(text):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("tets", "there is no split 'tets', use one of test, train"),
+        ("tets", "there is no split 'tets'; use one of test, train"),
         ("train[:", "is not a split"),
         ("train+test", "is not a split"),
         ("", "is not a split"),

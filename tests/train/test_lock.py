@@ -70,7 +70,7 @@ def test_a_file_system_without_locks_is_said_once(tmp_path, monkeypatch, capfd):
     with lock.hold(tmp_path):
         pass
     assert capfd.readouterr().err == (
-        f"{tmp_path}: no file locks here; see to it that only one run uses it at a time\n"
+        f"{tmp_path}: no file locks here; make sure that only one run uses it at a time\n"
     )
 
 
