@@ -197,7 +197,9 @@ def test_evaluation_without_a_checkpoint(call, rich, whole, tmp_path):
 def test_any_recipe_on_any_set(call, tmp_path, recipe):
     """One override; the network's input, classes, augmentation and normalisation come with the set."""
     durations = ("total_steps=1", "schedule.warmup=none", "schedule.drop_steps=()", "batch_size=64", "mesh.data=1")
-    flags = [f"--config.{field}" for field in (*durations, "data.name=digits")]
+    widths = "model.widths=8,8,8,8" if "imagenet" in recipe else "model.widths=8,8,8"
+    small = () if "dense" in recipe else (widths, "model.stem_width=8")
+    flags = [f"--config.{field}" for field in (*durations, *small, "data.name=digits")]
     code, _, err = call(f"--config=configs/{recipe}", *flags, f"--workdir={tmp_path}/run")
     assert code == 0, err
     saved = json.loads((tmp_path / "run" / "config.json").read_text())

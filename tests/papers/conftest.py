@@ -26,7 +26,9 @@ def data_sets():
             return digits(config)
         side, classes, size = shapes[config.data.name]
         usual = {"augment": "crop_flip", "pad": 4, "normalize": "pixel_mean", "image_size": side}
-        return SimpleNamespace(image_shape=(side, side, 3), num_classes=classes, train_size=size, **usual)
+        return SimpleNamespace(
+            image_shape=(side, side, 3), num_classes=classes, train_size=size, test_split="test", **usual
+        )
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plan, "look_up", look_up)

@@ -20,7 +20,8 @@ from resjax.sweep.progress import Progress, line, shorten
 
 # The stand-ins of `conftest.py` take the place of training in a sweep of its own process.
 SWEEP = """
-import sys
+import fcntl, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that the terminal's Ctrl-C comes here
 from resjax import cli
 from resjax.config import plain
 from resjax.sweep.plan import Run
@@ -151,7 +152,6 @@ def test_ctrl_c_on_a_terminal_of_80_columns(stand_in, sweep_file, workdir, tmp_p
         stdout=terminal,
         stderr=terminal,
         start_new_session=True,
-        preexec_fn=lambda: ioctl(0, termios.TIOCSCTTY, 0),
     )
     os.close(terminal)
     read = b""
