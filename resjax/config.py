@@ -189,9 +189,7 @@ def restored(saved: Mapping[str, Any], where: object) -> ConfigDict:
     known = flatten(plain(config))
     for field, value in flatten(saved).items():
         if field not in known:
-            raise BadInput(
-                f"{where} has the field {field}, which resjax {__version__} does not know: update resjax"
-            )
+            raise BadInput(f"{where} has the field {field}, which resjax {__version__} does not know: update resjax")
         section, _, name = field.rpartition(".")
         node = config[section] if section else config
         try:

@@ -1,5 +1,6 @@
 """Files: whole or not at all, and read whatever is left of them."""
 
+import contextlib
 import errno
 import json
 import os
@@ -11,13 +12,15 @@ from resjax import files
 from resjax.errors import BadInput
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def full_disk():
-    """No file may grow beyond 100 bytes."""
+    """No file may grow beyond 100 bytes. Not a fixture: pytest writes its report before it ends those."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_json(tmp_path):
@@ -32,9 +35,9 @@ def test_json(tmp_path):
             files.read_json(tmp_path / "a.json")
 
 
-def test_a_full_disk_leaves_the_file_and_nothing_else(tmp_path, full_disk):
+def test_a_full_disk_leaves_the_file_and_nothing_else(tmp_path):
     files.replace(tmp_path / "a", "old")
-    with pytest.raises(OSError, match="File too large"):
+    with full_disk(), pytest.raises(OSError, match="File too large"):
         files.replace(tmp_path / "a", "new" * 100)
     assert (tmp_path / "a").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["a"]

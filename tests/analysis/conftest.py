@@ -11,6 +11,7 @@ import pytest
 
 from resjax import experiment
 from resjax.analysis import figure
+from resjax.checks import described
 from resjax.config import default, network, plain
 from resjax.files import write_json
 from resjax.models.resnet import init_variables
@@ -31,7 +32,7 @@ def make_config(**model):
     config.batch_size, config.mesh.data = IMAGES, 1
     config.total_steps, config.eval_every_steps, config.checkpoint_every_steps = 4, 4, 2
     config.data.name, config.data.augment, config.data.pad = "digits", "crop", 1
-    return config
+    return described(config)  # as a run saves it: with the input and the classes of its set
 
 
 def make_workdir(parent, config):
