@@ -3,8 +3,9 @@
     python -m resjax.data.prepare cifar10 --source DIR_OR_TAR --data_dir D
     python -m resjax.main --config=configs/cifar10.py:v1-20 --config.data.dir=D
 
-64k iterations of 128 images; the rate 0.1 falls to a tenth at 32k and at 48k; momentum 0.9, decay 1e-4 on
-every parameter; pad 4, crop, mirror; per-pixel mean. BN over groups of 64 images, as on the papers' two GPUs.
+64k iterations of 128 images; the rate starts at 0.1 and falls to a tenth at 32k and again at 48k; momentum 0.9,
+decay 1e-4 on every parameter; pad 4, crop, mirror; per-pixel mean. BN over groups of 64 images, as on the papers'
+two GPUs.
 Networks: `v1-20` to `v1-1202`, `plain-56`, `v2-110`, `v2-164`, `v2-1001`, `highway-110`. The v2 networks and
 `v1-110` warm up at 0.01 for 400 iterations, as the papers do.
 

@@ -1,10 +1,10 @@
-"""Runs a table or figure of the papers again: `python -m resjax.papers NAME`, with a name of the list.
+"""Runs a table or figure of the papers again: `python -m resjax.papers NAME`, with a NAME from the list.
 
     python -m resjax.papers list
     python -m resjax.papers v2-table1 --data=digits --seeds=5 --workdir=runs/v2-table1
 
-Runs what is missing of a table as a sweep, writes table.md, table.csv, table.json and the figures, and may be
-repeated: see `resjax.sweep` for jobs, launchers and exit codes.
+Runs what a table still lacks as a sweep, and writes table.md, table.csv, table.json and the figures. It may be
+repeated. See `resjax.sweep` for jobs, launchers and exit codes.
 """
 
 import shlex
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
     name = argv.pop(0) if argv and not argv[0].startswith("-") else ""
     values = cli.parse(argv, define_all, config=False)
     if not name:
-        raise BadInput("no table given; python -m resjax.papers list shows them")
+        raise BadInput("NAME is missing: give a table, such as v1-table6; python -m resjax.papers list shows them")
     if name not in TABLES:
         raise BadInput(unknown("table", name, list(TABLES)))
     table = TABLES[name]
@@ -71,7 +71,7 @@ def main(argv: list[str]) -> int:
 
 
 def unknown_row(name: str, table: Table) -> str:
-    """One line for a row that the table does not have: those whose names or labels speak of it, or the nearest."""
+    """One line for a row that the table lacks, with the rows whose names or labels contain it, or the nearest."""
     alike = [row.name for row in table.rows if name.lower() in f"{row.name} {row.label}".lower()]
     if name and alike:
         return f"--rows={name!r} is unknown; did you mean {', '.join(alike)}?"

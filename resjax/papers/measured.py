@@ -3,10 +3,10 @@
     python -m resjax.papers.measured --add=NAME --workdir=W --title="..." --command="..." --hardware="..."
     python -m resjax.papers.measured
 
-The first copies the summary of every finished run below W (a run, or a sweep's or table's folder) into
+The first copies the summary of every finished run below W (the folder of a run, sweep or table) into
 `results/NAME.json`; with `--benchmark=FILE` it copies what `python -m resjax.benchmark --out=FILE` wrote. Both
-write `results/README.md` anew, a table for each record, and the one table of the README, between its two marks: no
-number gets there by hand. Works in a checkout of the repository only.
+rewrite `results/README.md`, a table for each record, and the one table of the README, between its two marks: no
+number is entered by hand. It works only in a checkout of the repository.
 """
 
 import json
@@ -52,7 +52,7 @@ def main(argv: list[str]) -> None:
         about = {name: getattr(values, name) for name in ("title", "command", "hardware")}
         for name, text in about.items():
             if not text:
-                raise BadInput(f"--{name} is missing: a figure without it is worth nothing")
+                raise BadInput(f"--{name} is missing: give it, because a figure means nothing without it")
         RESULTS.mkdir(exist_ok=True)
         if values.benchmark:
             content: dict[str, Any] = {"benchmark": json.loads(Path(values.benchmark).read_text())}
@@ -76,7 +76,7 @@ def collect(workdir: Path) -> dict[str, list[dict[str, Any]]]:
         name = path.parent.parent.name if path.parent.name.startswith("seed") else path.parent.name
         runs.setdefault(name, []).append(json.loads(path.read_text()))
     if not runs:
-        raise BadInput(f"workdir={workdir}: holds no finished run")
+        raise BadInput(f"--workdir={workdir} holds no finished run; give the folder of a run, sweep or table")
     return runs
 
 
@@ -125,7 +125,7 @@ def runs_table(runs: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def benchmark_table(found: dict[str, Any]) -> str:
-    """One benchmark, a line a figure; what was not measured is left out."""
+    """One benchmark, one line per figure; what was not measured is left out."""
     lines = {
         "compile_seconds": ("compilation, s", "{:.1f}"),
         "first_step_seconds": ("first step after the start of the process, s", "{:.1f}"),
@@ -151,7 +151,7 @@ def fill(readme: str, text: str) -> str:
     """The README with `text` between its marks.
 
     Raises:
-      BadInput: if the marks are gone.
+      BadInput: if the marks are missing.
     """
     before, begin, rest = readme.partition(BEGIN)
     _, end, after = rest.partition(END)

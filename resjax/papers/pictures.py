@@ -1,7 +1,7 @@
 """The pictures that tables draw from finished runs, each as `draw({label: workdirs of its seeds}, path, note)`.
 
-Captions say data, length and number of seeds, and `note`. What draws is imported late: matplotlib and JAX are not
-needed to list or plan.
+Captions say data, length, number of seeds, and `note`. The drawing code is imported late, because listing and
+planning need neither matplotlib nor JAX.
 """
 
 from collections.abc import Mapping

@@ -36,7 +36,7 @@ def variant(table: Table, row: Row, data: str, data_dir: str = "", budget: float
 def sweep(
     table: Table, data: str, seeds: int, data_dir: str = "", budget: float = 1.0
 ) -> tuple[Sweep, dict[str, str]]:
-    """The sweep of a whole table, and the run that each row takes: rows of one network and recipe share one."""
+    """The sweep of a whole table, and the variant that each row takes: rows of one network and recipe share one."""
     variants: dict[str, Variant] = {}
     taken = {}
     for row in table.rows:
@@ -47,13 +47,13 @@ def sweep(
 
 
 def config_file(data: str) -> str:
-    """The config file of a data set, relative to here where it lies below."""
+    """The config file of a data set, as a relative path if it lies below the current folder."""
     path = CONFIGS / FILES[data]
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def _imagenet_on_digits(row: Row) -> dict[str, Any]:
-    """All fields in which an ImageNet network differs from the one that the digits' config starts with."""
+    """The fields in which an ImageNet network differs from the default network of the digits' config."""
     base = network(cli.load([f"--config={config_file('digits')}"]))
     fitting = {name: getattr(base, name) for name in ("input_size", "input_channels", "num_classes")}
     fields = dataclasses.asdict(dataclasses.replace(imagenet(row.network), **{**row.model, **fitting}))

@@ -1,4 +1,4 @@
-"""A table with the paper's numbers beside ours: what was not run is an empty cell."""
+"""A table with the paper's numbers beside ours; a row that was not run has an empty cell."""
 
 import dataclasses
 import statistics
@@ -17,7 +17,7 @@ class Report:
 
     Attributes:
       taken: row -> the variant whose runs it takes.
-      command: what the head says that made it.
+      command: the command that made it, for the head.
     """
 
     table: Table
@@ -27,7 +27,7 @@ class Report:
     command: str
 
     def write(self, runs: list[Run], workdir: Path) -> str:
-        """Writes table.md, table.csv and table.json of what is there so far, and returns the first."""
+        """Writes table.md, table.csv and table.json of the results so far, and returns the first."""
         results = {result.name: result for result in collect(runs)}
         arguments = {run.variant: run.arguments for run in runs}
         columns = [
@@ -96,9 +96,9 @@ class Report:
         return f"fail {number}".strip() if self.failed(result) else number
 
     def failed(self, result: Result) -> bool:
-        """True if the median run is above 20 % on CIFAR-10; a diverged run is above anything.
+        """True if the median run is above 20 % on CIFAR-10; a diverged run counts as 100 %.
 
-        A shortened schedule ends above 20 % by itself: there only divergence counts.
+        On other data, or under a budget, errors above 20 % are no failure: only divergence counts.
         """
         errors = [*result.test_error, *[100.0] * result.diverged]
         limit = FAIL_ABOVE if result.data == "cifar10" and self.budget == 1 else 99.99

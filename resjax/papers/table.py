@@ -1,4 +1,4 @@
-"""What a published table is: rows that are networks with recipes, each with the number that the paper gives."""
+"""What a published table is: rows of networks with recipes, each with the number that the paper gives."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -30,7 +30,7 @@ class Published:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One row: a network by name and the fields in which it or its recipe differs.
+    """One row: a network by name, and the fields in which it or its recipe differs from the default.
 
     Attributes:
       name: what `--rows` takes, and the folder of its runs.
@@ -40,7 +40,7 @@ class Row:
       model: overrides of `model.*`.
       fields: overrides of the recipe on the paper's own data; they do not carry over to other data.
       size: the paper's parameter count, as printed.
-      note: what is to be known about the row.
+      note: what a reader must know about the row.
     """
 
     name: str
@@ -68,8 +68,8 @@ class Table:
 
     Attributes:
       name: what `python -m resjax.papers` takes.
-      what: one line.
-      source: where the numbers stand.
+      what: what it shows, in one line.
+      source: where the paper gives the numbers.
       data: the sets that it can run on, the paper's own first.
       seeds: how many by default: as many as the paper took.
       training: also show training errors.

@@ -98,7 +98,7 @@ TABLES = (
                 "dropout",
                 "dropout shortcut, rate 0.5",
                 None,
-                "what survives is not rescaled: the shortcut is scaled by 0.5 in expectation, as the paper says",
+                "survivors are not rescaled: the shortcut is scaled by 0.5 in expectation, as the paper says",
                 shortcut_dropout=0.5,
             ),
         ),

@@ -2,8 +2,8 @@
 
     python -m resjax.sweep --sweep=configs/sweeps/shortcuts.py --workdir=runs/shortcuts --jobs=2
 
-`--dry_run` prints the commands. Runs that are finished are skipped, interrupted ones go on, failing ones end as
-a row with their error. Exit codes: 0 done, 1 a run failed, 2 bad input, 75 stopped by a signal.
+`--dry_run` prints the commands. Finished runs are skipped, interrupted ones resume, and a run that fails gets a row
+with its error. Exit codes: 0 done, 1 a run failed, 2 bad input, 75 stopped by a signal.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Brings the runs of a sweep to their ends with the launcher of choice, and keeps its table up to date."""
+"""Runs a sweep with the chosen launcher, and keeps its table up to date."""
 
 import fcntl
 import shlex
@@ -29,17 +29,18 @@ def define(values: flags.FlagValues) -> None:
 def conduct(
     runs: list[Run], chosen: list[Run], workdir: Path, values: flags.FlagValues, write: Write, jobs: int = 1
 ) -> int:
-    """Runs what of `chosen` is not finished, and writes the table of all `runs` after each.
+    """Runs those of `chosen` that are not finished, and writes the table of all `runs` after each.
 
     Args:
       values: the flags of `define`.
+      write: writes the table and returns it as text.
       jobs: how many run at a time here if the flags do not say.
 
     Returns:
       The exit code: 0, 1 if a run failed, 75 if the sweep was stopped.
 
     Raises:
-      BadInput: before anything is written, for what cannot work.
+      BadInput: before anything is written, for input that cannot work.
     """
     if values.jobs is not None and values.jobs < 1:
         raise BadInput(f"--jobs={values.jobs}: must be at least 1")
@@ -76,7 +77,7 @@ def lock(workdir: Path) -> IO[str]:
     """Creates `workdir` and locks it for as long as the file, or a child's copy of it, stays open.
 
     Raises:
-      BadInput: if it cannot be written, or another sweep runs in it.
+      BadInput: if the folder cannot be written, or another sweep runs in it.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -87,7 +88,7 @@ def lock(workdir: Path) -> IO[str]:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()
-        raise BadInput(f"workdir={workdir}: a sweep is running in it; wait for its end") from None
+        raise BadInput(f"workdir={workdir}: a sweep is running in it; wait until it ends") from None
     return file
 
 
@@ -103,7 +104,7 @@ def _submit(
         job = slurm.submit(rest, workdir, values.jobs, values.sbatch)
         say(f"submitted {len(rest)} runs as SLURM job {job}; {len(queued)} are in the queue already")
     else:
-        say(f"nothing to submit: {len(queued)} runs are in the queue, {len(missing) - len(queued)} are left")
+        say(f"nothing to submit: {len(missing)} runs are missing, all of them in the queue")
     print(write(runs, workdir), end="")
     say("the same command submits what is missing by then, and renews the table")
     return 0

@@ -34,7 +34,7 @@ class Sweep:
       seeds: the values of `config.seed`.
 
     Raises:
-      BadInput: for a sweep without runs or seeds, a name or seed that stands twice, a name that is no folder's.
+      BadInput: for a sweep without runs or seeds, a name or seed given twice, or a name that no folder can have.
     """
 
     config: str
@@ -97,7 +97,7 @@ def _overrides(name: str, run: Any) -> Mapping[str, Any]:
 
 
 def _check_keys(path: str) -> None:
-    """Two equal keys in one dict display: Python keeps the second silently, and a run would be lost."""
+    """Raises BadInput for equal keys in a dict of the file: Python keeps only the last, and a run would be lost."""
     for node in ast.walk(ast.parse(Path(path).read_text())):
         if isinstance(node, ast.Dict):
             keys = Counter(key.value for key in node.keys if isinstance(key, ast.Constant))

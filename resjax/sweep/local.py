@@ -19,9 +19,9 @@ Running = dict[int, tuple[Run, subprocess.Popen[bytes]]]  # by slot
 
 
 def execute(runs: list[Run], jobs: int, progress: Progress, lock: IO[str], changed: Callable[[], object]) -> None:
-    """Brings `runs` to their ends, `jobs` at a time; one that fails leaves its exit code and stops no other.
+    """Runs all of `runs`, `jobs` at a time; one that fails leaves its exit code and stops no other.
 
-    A signal is passed on to the children as one SIGTERM: each saves and exits, to be resumed by the next sweep.
+    A signal is passed on to the children as one SIGTERM: each saves and exits, and the next sweep resumes it.
 
     Args:
       lock: an open file that the children inherit, so that its lock lasts as long as any of them.
@@ -40,7 +40,7 @@ def execute(runs: list[Run], jobs: int, progress: Progress, lock: IO[str], chang
                 ended = {slot: job for slot, job in running.items() if job[1].poll() is not None}
                 for slot, (run, process) in ended.items():
                     del running[slot]
-                    # One that the signal met before it could listen has nothing to save and did not fail.
+                    # A run that the signal met before it could listen has nothing to save and did not fail.
                     code = INTERRUPTED if told and process.returncode < 0 else process.returncode
                     if code not in (0, INTERRUPTED):
                         run.exit.write_text(f"{code}\n")
@@ -56,13 +56,13 @@ def execute(runs: list[Run], jobs: int, progress: Progress, lock: IO[str], chang
                     progress.update()
                     time.sleep(POLL_SECONDS)
         except BaseException:
-            # Such as a full disk under the table: no run may outlive the sweep unseen.
+            # Such as a full disk while the table is written: no run may outlive the sweep unseen.
             _terminate(running)
             raise
 
 
 def command(run: Run) -> str:
-    """The command line that gives the bits of a run here by itself, on any number of cores."""
+    """The command line that repeats a run bit for bit by itself, on any number of cores."""
     return shlex.join([f"{machine.THREADS}={machine.threads()}", *run.command])
 
 
@@ -70,7 +70,7 @@ def start(run: Run, slot: int, jobs: int, lock: IO[str]) -> subprocess.Popen[byt
     """Starts one run on its share of the machine, with its output in its log."""
     run.log.parent.mkdir(parents=True, exist_ok=True)
     run.exit.unlink(missing_ok=True)
-    environment = share.environment(slot, jobs)  # counts all cores: before there are fewer
+    environment = share.environment(slot, jobs)  # counts all cores, so before `share.cores`
     with run.log.open("a") as log:
         log.write(f"$ {command(run)}\n")
         log.flush()

@@ -1,4 +1,4 @@
-"""A sweep spelled out: every run with the command that a person can paste, checked before the first one starts."""
+"""A sweep spelled out: every run with its command, ready to paste, checked before the first one starts."""
 
 import dataclasses
 import functools
@@ -26,7 +26,7 @@ LOCK = "sweep.lock"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Run:
-    """One run of a sweep. What became of it is read from disk, where any launcher leaves it.
+    """One run of a sweep. Its outcome is read from disk, where every launcher leaves it.
 
     Beside the run's folder lie its log (`seed0.log`) and, after a failure, its exit code (`seed0.exit`).
     """
@@ -71,7 +71,7 @@ class Run:
 
     @property
     def known(self) -> ConfigDict:
-        """`resolved`, or `config` where the data set is not here."""
+        """`resolved`, or `config` if the data set is not here."""
         try:
             return self.resolved
         except BadInput:
@@ -79,24 +79,24 @@ class Run:
 
     @cached_property
     def spec(self) -> Spec:
-        """The network; of a published data set, known without it."""
+        """The network; for a published data set it is known without the data."""
         return network(checks.described(self.config))
 
     @cached_property
     def steps(self) -> int:
-        """How many steps the whole run has; raises as `resolved`, and for durations that cannot be."""
+        """How many steps the whole run has; raises BadInput as `resolved`, and for impossible durations."""
         return durations(self.resolved, look_up(self.config).train_size).total
 
     @property
     def params(self) -> int | None:
-        """Trainable parameters, by formula; None where the data set would be needed and is not here."""
+        """Trainable parameters, by formula; None if that needs the data set, which is not here."""
         try:
             return counts.total(self.spec).params
         except BadInput:
             return None
 
     def summary(self) -> dict[str, Any] | None:
-        """The summary of a run that came to its end; None for any other, and for one of another length."""
+        """The summary of a finished run; None for any other, and for a run of another length."""
         try:
             summary = json.loads((self.workdir / "summary.json").read_text())
             config = json.loads((self.workdir / "config.json").read_text())
@@ -106,7 +106,7 @@ class Run:
         return summary if same and "state_digest" in summary else None
 
     def exit_code(self) -> int:
-        """How the latest attempt failed; 0 where none did."""
+        """The exit code of the latest attempt if it failed, else 0."""
         try:
             return int(self.exit.read_text())
         except (OSError, ValueError):
@@ -152,7 +152,7 @@ def plan(sweep: Sweep, workdir: Path) -> list[Run]:
 
 
 def look_up(config: ConfigDict) -> Resolved:
-    """What is known of a config's data set without reading an image; looked up once."""
+    """What is known of a config's data set without reading an image; each set is looked up once."""
     return _look_up(tuple(config.data.items()))
 
 
@@ -176,7 +176,7 @@ def check_workdir(runs: list[Run], workdir: Path) -> None:
     if not path.is_file():
         foreign = not workdir.is_dir() or any(p.name != LOCK for p in workdir.iterdir())
         if workdir.exists() and foreign:
-            raise BadInput(f"workdir={workdir} exists and is no sweep; choose an empty or new folder")
+            raise BadInput(f"workdir={workdir} exists and is not a sweep; choose an empty or new folder")
         return
     saved = files.read_json(path)
     configs = {run.variant: run.known for run in runs}
@@ -216,7 +216,7 @@ def text(value: Any) -> str:
 
 
 def _changes(there: ConfigDict, here: ConfigDict) -> list[str]:
-    # A single run may be prolonged; in a sweep that would put runs of two lengths into one table.
+    # A single run may be lengthened; in a sweep that would put runs of two lengths into one table.
     length = sorted(checks.LENGTH)
     longer = [f"{f}: {there[f]!r} there, {here[f]!r} here" for f in length if there[f] != here[f]]
     return longer or checks.differences(there, here)

@@ -1,4 +1,4 @@
-"""What a sweep tells while it runs: a live table on a terminal, a line for every event elsewhere."""
+"""What a sweep shows while it runs: a live table on a terminal, a line for every event elsewhere."""
 
 import heapq
 import os
@@ -19,26 +19,27 @@ NAME_WIDTH = 18  # longer names lose their middle
 
 
 class Attempt:
-    """One run in the works: when it started, and the steps that its log was seen to reach.
+    """One run at work: when it started, and the steps that its log reached.
 
-    A log tells of steps now and then, so the first that is seen stands for the start-up and some steps; pace is
-    what follows.
+    A log records only some steps, so the first one seen stands for the start-up and some steps; the pace is
+    measured after it.
     """
 
     def __init__(self, now: float, step: int) -> None:
         self.start = self.first = self.last = (now, step)
 
     def see(self, now: float, step: int) -> None:
+        """The log has reached `step` at the time `now`."""
         if step > self.last[1]:
             self.first = (now, step) if self.first == self.start else self.first
             self.last = now, step
 
 
 class Progress:
-    """Counts runs by what became of them and estimates the time left.
+    """Counts runs by state and estimates the time left.
 
-    Start-up (imports, compilation) and pace are measured apart. A step of a deep network takes longer: pace is in
-    multiply-adds a second.
+    Start-up (imports, compilation) and pace are measured apart. A step of a deep network takes longer, so the pace
+    is in multiply-adds per second.
 
     Args:
       runs: all that are wanted, finished ones too.
@@ -48,7 +49,7 @@ class Progress:
     def __init__(self, runs: Iterable[Run], jobs: int) -> None:
         self._state: dict[Run, str] = {}
         self._steps: dict[Run, int] = {}
-        self._at: dict[Run, int] = {}  # the step that is reached
+        self._at: dict[Run, int] = {}  # the step reached
         for run in runs:
             summary = run.summary()
             self._state[run] = "done" if summary else "waiting"
@@ -70,7 +71,7 @@ class Progress:
         print(self._erased(), end="", file=sys.stderr, flush=True)
 
     def started(self, run: Run) -> None:
-        """A run has started, or goes on."""
+        """A run has started or resumed."""
         self._state[run] = "running"
         self._attempts[run] = Attempt(time.monotonic(), run.step())
         at = f" from step {run.step()}" if run.step() else ""
@@ -89,7 +90,7 @@ class Progress:
         self.say(f"{self._state[run]:<7} {run.name}  {what}{counts}")
 
     def update(self) -> None:
-        """Looks where the runs are, and draws the live table anew, once a second."""
+        """Reads how far the runs are and redraws the live table, at most once a second."""
         if time.monotonic() - self._drawn > REFRESH_SECONDS:
             self._drawn = time.monotonic()
             for run in self._running():
@@ -105,7 +106,7 @@ class Progress:
         return f"{text}, about {tqdm.format_interval(seconds)} left" if seconds else text
 
     def share(self) -> float:
-        """How much of all the runs is behind us, from 0 to 1, in multiply-adds; failed runs are behind us."""
+        """The share of all multiply-adds that is done, from 0 to 1; failed runs count as done."""
         total = sum(self._work(run, self._steps[run]) for run in self._state)
         left = sum(self._left(run) for run in self._state)
         return 1 - left / total if total else 1.0
@@ -115,7 +116,7 @@ class Progress:
         return any(state in ("interrupted", "waiting") for state in self._state.values())
 
     def seconds_left(self) -> float | None:
-        """The time until the last run ends; None if no run has shown its pace yet, or the sweep stops before."""
+        """The time until the last run ends; None before any run has shown its pace, or after a stop."""
         if "interrupted" in self._state.values():
             return None
         now, attempts = time.monotonic(), self._attempts.items()
@@ -146,7 +147,7 @@ class Progress:
         return max(free)
 
     def say(self, text: str) -> None:
-        """A line that stays."""
+        """Writes a line that stays."""
         self._draw(text + "\n")
 
     def _running(self) -> list[Run]:
@@ -167,7 +168,7 @@ class Progress:
         return self._work(run, self._steps[run] - self._at[run])
 
     def _erased(self) -> str:
-        """What takes the live table away, and what the terminal wrote where the cursor waits, such as ^C."""
+        """What erases the live table, and what the terminal wrote where the cursor waits, such as ^C."""
         lines, self._lines = self._lines, 0
         return f"\r\x1b[{lines}A\x1b[J" if lines else ""
 

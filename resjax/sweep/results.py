@@ -17,7 +17,7 @@ from resjax.sweep.plan import Run
 class Result:
     """What the seeds of one variant gave: lists have one value for every finished run, errors are in percent.
 
-    `train_error` is that of the last interval between evaluations: with augmentation, while the weights moved.
+    `train_error` is over the last interval between evaluations, with augmentation, while the weights moved.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Result:
 
     @property
     def steps(self) -> int | None:
-        """The length of the finished runs; None if there is none."""
+        """The length of the finished runs; None if there are none."""
         return next((summary["steps"] for summary in self.summaries.values()), None)
 
     @property
@@ -71,7 +71,7 @@ class Result:
 
 
 def collect(runs: Iterable[Run]) -> list[Result]:
-    """Reads what became of every run, variant by variant."""
+    """Reads the outcome of every run, variant by variant."""
     by_variant: dict[str, list[Run]] = {}
     for run in runs:
         by_variant.setdefault(run.variant, []).append(run)
@@ -98,7 +98,7 @@ def whole(value: float | None) -> str:
 
 
 def write(runs: list[Run], workdir: Path) -> str:
-    """Writes the tables and the plot of what is there so far, and returns the table in Markdown."""
+    """Writes the tables and the plot of the results so far, and returns the table in Markdown."""
     results = collect(runs)
     total, finished = len(runs), sum(result.n for result in results)
     head = (
@@ -146,7 +146,7 @@ def write_tables(
 
 
 def markdown(columns: list[str], rows: list[list[str]]) -> str:
-    """A table in Markdown whose columns also line up as plain text."""
+    """A Markdown table whose columns also line up as plain text."""
     cells = [columns, *([cell.replace("|", "\\|") for cell in row] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
     lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in cells]
@@ -154,7 +154,7 @@ def markdown(columns: list[str], rows: list[list[str]]) -> str:
 
 
 def plot(results: Sequence[Result], path: Path) -> None:
-    """Every run's test error as a point, and mean ± standard deviation as a bar above them; writes a PNG."""
+    """Writes a PNG: every run's test error as a point, and mean ± standard deviation as a bar above the points."""
     from resjax.analysis.figure import panels  # matplotlib takes a second to import
 
     caption = f"{about(results)}; points are runs, bars mean ± sample standard deviation over n seeds"
@@ -169,7 +169,7 @@ def plot(results: Sequence[Result], path: Path) -> None:
 
 
 def about(results: Iterable[Result]) -> str:
-    """Data and length of the finished runs, once for all that are alike: `digits, 561 steps`."""
+    """Data and length of the finished runs, once if all are alike: `digits, 561 steps`."""
     by_length: dict[str, list[str]] = {}
     for result in results:
         if result.steps:

@@ -12,7 +12,7 @@ Item = TypeVar("Item")
 
 
 def share(items: Sequence[Item], slot: int, jobs: int) -> Sequence[Item]:
-    """The part of `items` that job `slot` of `jobs` gets: neighbours, and never none."""
+    """The part of `items` that job `slot` of `jobs` gets: neighbours, and at least one if there are any."""
     if jobs > len(items):
         return [items[slot % len(items)]] if items else []
     return items[slot * len(items) // jobs : (slot + 1) * len(items) // jobs]
@@ -29,7 +29,7 @@ def environment(slot: int, jobs: int) -> dict[str, str]:
         return environ
     environ["CUDA_VISIBLE_DEVICES"] = ",".join(share(gpus, slot, jobs))
     if jobs > len(gpus):
-        # By default each process takes three quarters of the memory at its start.
+        # By default each process takes three quarters of the memory when it starts.
         together = -(-jobs // len(gpus))
         environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / together:.3f}")
     return environ

@@ -1,4 +1,4 @@
-"""Runs as one SLURM array job; sent again, only what is neither finished nor in the queue."""
+"""Runs as one SLURM array job; a repeated submission sends only what is neither finished nor in the queue."""
 
 import json
 import re
@@ -40,8 +40,8 @@ def submit(runs: list[Run], workdir: Path, jobs: int | None, options: str) -> st
     """Writes the script of one array job for `runs`, submits it and returns its id.
 
     Args:
-      jobs: how many may run at a time; None: as many as SLURM lets.
-      options: further options of sbatch, as `--gres=gpu:1 --time=8:00:00`.
+      jobs: how many may run at a time; None: as many as SLURM allows.
+      options: further options of sbatch, such as `--gres=gpu:1 --time=8:00:00`.
 
     Raises:
       BadInput: if sbatch is missing or refuses the job.
@@ -84,7 +84,7 @@ def queued(workdir: Path) -> set[str]:
     """Names of the runs that wait or run in SLURM.
 
     Raises:
-      BadInput: if SLURM does not answer, when a second submission could run one thing twice.
+      BadInput: if SLURM does not answer, because then a submission could start a run twice.
     """
     sent = _sent(workdir)
     if not sent or not shutil.which("squeue"):

@@ -62,8 +62,8 @@ def test_list(capsys):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ([], "no table given"),
-        (["--seeds=1"], "no table given"),
+        ([], "NAME is missing"),
+        (["--seeds=1"], "NAME is missing"),
         (["v2-tabel1"], r"table='v2-tabel1' is unknown; did you mean v2-table1\? \(known: v1-table2, v1-table3, "),
         (["v2-table1", "--rows=gate"], r"--rows='gate' is unknown; did you mean gated-0, gated-6\?$"),
         (["v2-table1", "--rows=Gating"], "did you mean exclusive-5, exclusive-6, exclusive-7, gated-0, gated-6"),

@@ -104,7 +104,7 @@ def test_a_workdir_of_another_sweep(runs, seeds, message, stand_in, sweep_file, 
 def test_a_workdir_of_something_else(sweep_file, workdir):
     workdir.mkdir()
     (workdir / "thesis.tex").touch()
-    with pytest.raises(BadInput, match="exists and is no sweep"):
+    with pytest.raises(BadInput, match="exists and is not a sweep"):
         go(sweep_file({"A": {}}), workdir)
 
 
