@@ -26,6 +26,7 @@ def data_sets():
             return digits(config)
         side, classes, size = shapes[config.data.name]
         usual = {"augment": "crop_flip", "pad": 4, "normalize": "pixel_mean", "image_size": side}
+        usual["test_split"] = "validation" if config.data.name == "imagenet2012" else "test"
         return SimpleNamespace(image_shape=(side, side, 3), num_classes=classes, train_size=size, **usual)
 
     with pytest.MonkeyPatch.context() as patch:
