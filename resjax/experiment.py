@@ -21,12 +21,10 @@ from resjax.train.step import TrainState
 
 
 def open(config: ConfigDict, workdir: Path | None = None) -> Experiment:
-    """Assembles a run; compiles nothing yet.
+    """Assembles a run; compiles nothing yet. Fields that `config` leaves to the data set are filled in.
 
     Args:
-      workdir: where the run has been, if it has: its preprocessing is taken, not found anew in the data.
-
-    In the experiment's config stands what the data set knows, wherever `config` leaves it open.
+      workdir: an existing run's folder; its preprocessing is used instead of being computed again.
 
     Raises:
       BadInput: naming the first field that cannot work.
@@ -66,12 +64,12 @@ def load(
 
 
 def preprocessing(workdir: Path) -> Preprocessing | None:
-    """What the weights in `workdir` were trained with; None where none are, or 0.1.0 saved them without it."""
+    """What the weights in `workdir` were trained with; None if there are no weights, or 0.1.0 saved them."""
     with closing(Checkpoints(workdir)) as checkpoints:
         for step in checkpoints.steps():
             try:
                 meta = checkpoints.meta(step)
             except BadInput:
-                continue  # whoever restores it says what is wrong
+                continue  # restoring it will say what is wrong
             return Preprocessing.from_json(meta["preprocessing"]) if "preprocessing" in meta else None
     return None

@@ -3,7 +3,7 @@
     python -m resjax.main --config=configs/digits.py --config.total_epochs=10 --workdir=runs/short
     python -m resjax.main --mode=eval --workdir=runs/short
 
-The same command goes on with a run that was stopped. To evaluate a run, its folder is enough.
+The same command resumes a stopped run. To evaluate a run, its folder is enough.
 Exit codes: 0 done, 2 bad input, 3 the loss became infinite or NaN, 75 stopped by a signal with the state saved.
 """
 
@@ -68,7 +68,7 @@ def main(argv: list[str]) -> int:
     if (workdir / "summary.json").exists():
         summary = files.read_json(workdir / "summary.json")
         if summary["steps"] >= run.durations.total:
-            say(f"{workdir} is finished: {summary['steps']} steps; raise total_steps or choose another --workdir")
+            say(f"{workdir} is finished: {summary['steps']} steps; train longer or choose another --workdir")
             return report(workdir, summary)
     try:
         with ExitStack() as held:
@@ -108,25 +108,27 @@ def check_workdir(workdir: Path, config: ConfigDict) -> ConfigDict:
             )
         config = checks.continued(saved, config)
     elif workdir.exists() and not (workdir.is_dir() and all(map(left_over, workdir.iterdir()))):
-        raise BadInput(f"workdir={workdir} exists and is no run of resjax; choose an empty or new folder")
+        raise BadInput(f"workdir={workdir} exists and is not a resjax run; choose an empty or new folder")
     parent = workdir.absolute()
     while not parent.exists():
         parent = parent.parent
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise BadInput(f"workdir={workdir} is not writable: {parent} is closed to you; choose another --workdir")
+        raise BadInput(
+            f"workdir={workdir} is not writable: no permission to write in {parent}; choose another --workdir"
+        )
     return config
 
 
 def left_over(path: Path) -> bool:
-    """True for what a process that was killed at its start leaves in its workdir."""
+    """True for a file that a process killed at its start leaves in its workdir."""
     return path.name == lock.NAME or files.is_temporary(path)
 
 
 def evaluate_run(workdir: Path, config: ConfigDict | None, overrides: list[str], which: str) -> dict[str, Any]:
     """Accuracy and loss of one checkpoint on the test split (and the validation split, if any); writes nothing.
 
-    The run's own config counts. `overrides` may name another data set or split for it; where the file of `config`
-    says otherwise, stderr tells.
+    The run's own config is used. `overrides` may name another data set, folder or split; stderr names every other
+    difference of `config`.
 
     Raises:
       BadInput: if there is no run, or for an override that would change what the run is.

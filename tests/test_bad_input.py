@@ -152,9 +152,9 @@ def test_workdir_of_another_run(call, rich, copy):
 
 def test_workdir_with_other_things(call, tmp_path):
     (tmp_path / "thesis.tex").write_text("all of it")
-    refused(*call(DIGITS, f"--workdir={tmp_path}"), "is no run of resjax")
+    refused(*call(DIGITS, f"--workdir={tmp_path}"), "is not a resjax run")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
-    refused(*call(DIGITS, f"--workdir={tmp_path}/thesis.tex"), "is no run of resjax")
+    refused(*call(DIGITS, f"--workdir={tmp_path}/thesis.tex"), "is not a resjax run")
     refused(*call(DIGITS, f"--workdir={tmp_path}/thesis.tex/run"), "is not writable")
     assert (tmp_path / "thesis.tex").read_text() == "all of it"
 
@@ -189,7 +189,7 @@ def test_workdir_of_somebody_else(tmp_path):
         "except ValueError as error: sys.exit(str(error))\n"
     )
     done = subprocess.run([sys.executable, "-c", program, folder / "run"], capture_output=True, text=True)
-    assert f"workdir={folder / 'run'} is not writable: {folder} is closed to you" in done.stderr
+    assert f"workdir={folder / 'run'} is not writable: no permission to write in {folder}" in done.stderr
     assert done.returncode == 1
     assert list(folder.iterdir()) == []
 

@@ -142,7 +142,7 @@ def test_the_commands_go_on_with_them(old, run):
     done = run(*FLAGS, f"--workdir={old / 'finished'}")
     assert (done.returncode, done.stderr.splitlines()[0]) == (
         0,
-        f"{old / 'finished'} is finished: 60 steps; raise total_steps or choose another --workdir",
+        f"{old / 'finished'} is finished: 60 steps; train longer or choose another --workdir",
     )
     judged = run("--mode=eval", f"--workdir={old / 'finished'}")
     assert judged.returncode == 0, judged.stderr

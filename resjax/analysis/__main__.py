@@ -22,7 +22,7 @@ from tensorboardX import SummaryWriter
 
 from resjax import cli, files
 from resjax.analysis import branches, curves, gradients, lesion, responses
-from resjax.analysis.runs import Options, Run, gather
+from resjax.analysis.runs import OpenedRun, Options, gather
 from resjax.errors import BadInput, unknown
 
 ANALYSES: dict[str, ModuleType] = {
@@ -70,7 +70,7 @@ def main(argv: list[str]) -> None:
     analyse(name, runs, options, Path(values.out) if values.out else workdirs[0] / "analysis")
 
 
-def analyse(name: str, runs: dict[str, Run], options: Options, out: Path) -> dict[str, Any]:
+def analyse(name: str, runs: dict[str, OpenedRun], options: Options, out: Path) -> dict[str, Any]:
     """Measures, draws and writes; returns the content of the JSON file, by run.
 
     Raises:

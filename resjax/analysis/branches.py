@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from resjax.analysis import figure, modules
-from resjax.analysis.runs import Options, Run, Variables
+from resjax.analysis.runs import OpenedRun, Options, Variables
 from resjax.errors import BadInput
 from resjax.models.resnet import ResNet
 from resjax.models.spec import Spec
@@ -48,7 +48,7 @@ def _sizes(spec: Spec, variables: Variables, images: jax.Array) -> dict[str, dic
     return found
 
 
-def measure(run: Run, options: Options) -> dict[str, Any]:
+def measure(run: OpenedRun, options: Options) -> dict[str, Any]:
     """`units` and, for the start (0) and the chosen step, what `branches` gives in their order.
 
     Raises:

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 
 from resjax import files
 from resjax.analysis import figure, runs
-from resjax.analysis.runs import Options, Run
+from resjax.analysis.runs import OpenedRun, Options
 from resjax.errors import BadInput
 
 TAKES: tuple[str, ...] = ()  # of Options: records are read, no weights
@@ -78,7 +78,7 @@ def over_seeds(curves: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def measure(run: Run, options: Options) -> dict[str, Any]:
+def measure(run: OpenedRun, options: Options) -> dict[str, Any]:
     """The curves of one run, or the means of its seeds: `seeds`, `splits`, and what the run trained on.
 
     `total_steps` is the last recorded step.
@@ -142,5 +142,5 @@ def draw(workdirs: Mapping[str, Path | Iterable[Path]], path: Path, note: str = 
     Raises:
       BadInput: for a folder without a run or without metrics.
     """
-    opened = {label: Run.open(*([of] if isinstance(of, Path) else of)) for label, of in workdirs.items()}
+    opened = {label: OpenedRun.open(*([of] if isinstance(of, Path) else of)) for label, of in workdirs.items()}
     plot({label: measure(run, Options()) for label, run in opened.items()}, path, note)

@@ -47,7 +47,7 @@ def from_zero(axes: Any) -> None:
 
 
 def about(found: Mapping[str, Any]) -> str:
-    """Data and length of the runs in a picture, from `Run.facts`; runs that are alike share one text."""
+    """Data and length of the runs in a picture, from `OpenedRun.facts`; runs that are alike share one text."""
     texts: dict[str, list[str]] = {}
     for label, run in found.items():
         text = f"{run['data']}, {run['total_steps']:,} steps of {run['batch_size']} images"

@@ -18,7 +18,7 @@ import optax
 
 from resjax.analysis import figure, modules, runs
 from resjax.analysis.modules import ModulePath
-from resjax.analysis.runs import Options, Run, Variables
+from resjax.analysis.runs import OpenedRun, Options, Variables
 from resjax.evaluation.evaluate import Batch
 from resjax.models.resnet import ResNet
 from resjax.models.spec import Spec
@@ -85,7 +85,7 @@ def _norms(spec: Spec, variables: Variables, batch: Batch) -> dict[str, dict[str
     }
 
 
-def measure(run: Run, options: Options) -> dict[str, Any]:
+def measure(run: OpenedRun, options: Options) -> dict[str, Any]:
     """`layers`, `units` and, for the start (0) and the chosen step, the norms in their order.
 
     Without a choice, the saved steps that lie at least a twentieth of the run apart.

@@ -18,7 +18,7 @@ import numpy as np
 
 from resjax.analysis import figure, modules
 from resjax.analysis.modules import ModulePath
-from resjax.analysis.runs import Options, Run, Variables
+from resjax.analysis.runs import OpenedRun, Options, Variables
 from resjax.errors import BadInput
 from resjax.evaluation.evaluate import Batch, Metrics, add, make_eval_step, means
 from resjax.models.resnet import ResNet
@@ -61,7 +61,7 @@ def choices(n: int, draws: int, seed: int) -> Iterator[np.ndarray]:
             yield np.isin(np.arange(n), rng.choice(n, k, replace=False))
 
 
-def measure(run: Run, options: Options) -> dict[str, Any]:
+def measure(run: OpenedRun, options: Options) -> dict[str, Any]:
     """Test accuracy: `whole`, without each one of `units` (`single`), and without random sets (`random`).
 
     Raises:

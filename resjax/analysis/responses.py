@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from resjax.analysis import figure, modules
 from resjax.analysis.modules import ModulePath
-from resjax.analysis.runs import Options, Run, Variables
+from resjax.analysis.runs import OpenedRun, Options, Variables
 from resjax.models import layout
 from resjax.models.norm import BatchNorm
 from resjax.models.resnet import ResNet
@@ -71,7 +71,7 @@ def _responses(spec: Spec, variables: Variables, images: jax.Array) -> dict[str,
     return found
 
 
-def measure(run: Run, options: Options) -> dict[str, Any]:
+def measure(run: OpenedRun, options: Options) -> dict[str, Any]:
     """`layers` and their `std`, in order; `step`."""
     step = run.find(options.step)
     batch = run.batch(options.images or IMAGES)["image"]
@@ -111,6 +111,6 @@ def draw(
     Raises:
       BadInput: for a folder without a run or a checkpoint.
     """
-    found = {label: measure(Run.open(workdir), options or Options()) for label, workdir in workdirs.items()}
+    found = {label: measure(OpenedRun.open(workdir), options or Options()) for label, workdir in workdirs.items()}
     plot(found, path, note)
     return found

@@ -45,8 +45,8 @@ class Options:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Run:
-    """One run, or the runs of one variant that differ in their seeds; `Run.open` makes it.
+class OpenedRun:
+    """One run, or the runs of one variant that differ in their seeds; `OpenedRun.open` makes it.
 
     Attributes:
       workdir: the folder of the run, or of the first seed.
@@ -59,7 +59,7 @@ class Run:
     seeds: tuple[Path, ...]
 
     @classmethod
-    def open(cls, *workdirs: Path) -> "Run":
+    def open(cls, *workdirs: Path) -> "OpenedRun":
         """The run in `workdirs[0]`, on one device whatever it was trained on; the others are its other seeds.
 
         Raises:
@@ -166,7 +166,7 @@ class Run:
         return scan.unroll({"params": state.params, "batch_stats": state.batch_stats})
 
 
-def gather(workdirs: Iterable[Path]) -> dict[str, Run]:
+def gather(workdirs: Iterable[Path]) -> dict[str, OpenedRun]:
     """Opens runs by label; a whole sweep gives one for every variant, with its seeds together.
 
     A label is the shortest end of the path that tells the runs apart.
@@ -183,7 +183,7 @@ def gather(workdirs: Iterable[Path]) -> dict[str, Run]:
     length = 1
     while len({folder.parts[-length:] for folder in folders}) < len(folders):
         length += 1
-    return {"/".join(folder.parts[-length:]): Run.open(*seeds) for folder, seeds in folders.items()}
+    return {"/".join(folder.parts[-length:]): OpenedRun.open(*seeds) for folder, seeds in folders.items()}
 
 
 def _seeds(workdir: Path) -> dict[Path, list[Path]]:

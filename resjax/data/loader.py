@@ -22,7 +22,7 @@ from resjax.data.preprocess import Preprocessing
 from resjax.data.resolve import Resolved, resolve
 from resjax.errors import BadInput
 
-Batch = dict[str, np.ndarray]
+HostBatch = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ class Dataset(Resolved):
         """Endless shuffled and augmented batches, the one for step `start_step` first.
 
         Each epoch is a new permutation; batches run across the border between epochs, so every image is seen
-        exactly once in an epoch. Batch k is the same for every `start_step` and number of workers.
+        exactly once in an epoch. HostBatch k is the same for every `start_step` and number of workers.
 
         Returns:
             An iterator of {'image': float32 [B, H, W, C], 'label': int32 [B]}.
@@ -86,7 +86,7 @@ class Dataset(Resolved):
         return isinstance(self._records[split], sources.InMemory) and not self.preprocessing.size
 
 
-class Batches(Iterator[Batch]):
+class Batches(Iterator[HostBatch]):
     """Reads batches ahead in threads, or in processes if there are workers; `close` ends them."""
 
     def __init__(self, dataset: Any, threads: int, workers: int):
@@ -105,7 +105,7 @@ class Batches(Iterator[Batch]):
         # Also at garbage collection and before the interpreter exits, when Grain could no longer close itself.
         self._finalizer = weakref.finalize(self, _close_all, self._open)
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> HostBatch:
         if not self._open:
             raise StopIteration
         try:
@@ -161,7 +161,7 @@ class _TrainBatch:
     pad: int
     preprocessing: Preprocessing
 
-    def __call__(self, step: int, rng: np.random.Generator) -> Batch:
+    def __call__(self, step: int, rng: np.random.Generator) -> HostBatch:
         images, labels = self.records.read(self.order(step))
         return {"image": random_views(images, self.augment, self.pad, self.preprocessing, rng), "label": labels}
 
@@ -174,7 +174,7 @@ class _EvaluationBatch:
     preprocessing: Preprocessing
     batch_size: int
 
-    def __call__(self, step: int) -> Batch:
+    def __call__(self, step: int) -> HostBatch:
         start = step * self.batch_size
         positions = np.arange(start, min(start + self.batch_size, len(self.records)))
         images, labels = self.records.read(positions)

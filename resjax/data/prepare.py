@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from resjax.errors import BadInput
+from resjax.errors import BAD_INPUT, DONE, BadInput
 
 VERSION = "3.0.2"
 PIXELS = 3 * 32 * 32  # bytes of one published image: channels first, then rows, then columns
@@ -130,11 +130,11 @@ def main(argv: list[str] | None = None) -> int:
     try:
         target, sizes = prepare(args.name, args.source.expanduser(), args.data_dir.expanduser())
     except BadInput as error:
-        print(error, file=sys.stderr)
-        return 2
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
     counts = ", ".join(f"{size} {split}" for split, size in sizes.items())
     print(f"wrote {target} ({counts}); next: {next_command(args.name, args.data_dir)}")
-    return 0
+    return DONE
 
 
 def next_command(name: str, data_dir: Path) -> str:

@@ -27,9 +27,9 @@ def responses(runs: Runs, path: Path, note: str) -> None:
 def training_errors(runs: Runs, path: Path, note: str) -> None:
     """Training errors alone, overlaid: plain networks dashed, residual ones solid, a colour for each depth."""
     from resjax.analysis import curves, figure
-    from resjax.analysis.runs import Options, Run
+    from resjax.analysis.runs import OpenedRun, Options
 
-    found = {label: curves.measure(Run.open(*workdirs), Options()) for label, workdirs in runs.items()}
+    found = {label: curves.measure(OpenedRun.open(*workdirs), Options()) for label, workdirs in runs.items()}
     caption = f"{figure.about(found)}; {note}" if note else figure.about(found)
     caption += "; errors are of the steps between evaluations, with augmentation; means over n seeds"
     depths = list(dict.fromkeys(label.rpartition("-")[2] for label in runs))

@@ -12,7 +12,7 @@ from absl import flags
 from resjax.errors import FAILED, INTERRUPTED, BadInput
 from resjax.sweep import local, slurm
 from resjax.sweep.plan import LOCK, Run, check_data, check_workdir, store
-from resjax.sweep.progress import Progress
+from resjax.sweep.progress import Display
 
 Write = Callable[[list[Run], Path], str]
 
@@ -60,7 +60,7 @@ def conduct(
         if values.launcher == "slurm":
             return _submit(runs, missing, queued, workdir, values, write)
         jobs = min(values.jobs or jobs, len(missing) or 1)
-        progress = Progress(chosen, jobs)
+        progress = Display(chosen, jobs)
         local.execute(missing, jobs, progress, held, lambda: write(runs, workdir))
         print(write(runs, workdir), end="")
     say(f"table in {workdir / 'table.md'} (.csv, .json)")

@@ -11,14 +11,14 @@ from resjax import machine
 from resjax.errors import INTERRUPTED
 from resjax.sweep import share
 from resjax.sweep.plan import Run
-from resjax.sweep.progress import Progress
+from resjax.sweep.progress import Display
 from resjax.train.preemption import StopRequest
 
 POLL_SECONDS = 0.1
 Running = dict[int, tuple[Run, subprocess.Popen[bytes]]]  # by slot
 
 
-def execute(runs: list[Run], jobs: int, progress: Progress, lock: IO[str], changed: Callable[[], object]) -> None:
+def execute(runs: list[Run], jobs: int, progress: Display, lock: IO[str], changed: Callable[[], object]) -> None:
     """Runs all of `runs`, `jobs` at a time; one that fails leaves its exit code and stops no other.
 
     A signal is passed on to the children as one SIGTERM: each saves and exits, and the next sweep resumes it.

@@ -35,7 +35,7 @@ class Attempt:
             self.last = now, step
 
 
-class Progress:
+class Display:
     """Counts runs by state and estimates the time left.
 
     Start-up (imports, compilation) and pace are measured apart. A step of a deep network takes longer, so the pace
@@ -61,7 +61,7 @@ class Progress:
         self._drawn = time.monotonic()
         self._lines = 0  # of the live table; the cursor waits below it
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> "Display":
         self._draw()
         return self
 

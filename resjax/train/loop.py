@@ -45,14 +45,14 @@ class Experiment:
 
 
 def train(experiment: Experiment, workdir: Path, began: float | None = None) -> dict[str, Any]:
-    """Trains to the end, or on to it, and returns the summary that it leaves in `workdir/summary.json`.
+    """Trains to the last step, resuming if it can, and returns the summary written to `workdir/summary.json`.
 
     Args:
       workdir: the run's folder; exists.
       began: `time.monotonic()` when the process started, for the times that the summary states.
 
     Raises:
-      Preempted: after a signal, when the state is saved.
+      Preempted: after a signal, once the state is saved.
       NonFinite: naming the step.
     """
     began = time.monotonic() if began is None else began
@@ -83,7 +83,7 @@ def fit(
     config, durations, program = experiment.config, experiment.durations, experiment.program
     start = step = int(state.step)
     seed = np.uint32(config.seed)
-    pending = []  # metrics of steps that were not waited for yet
+    pending = []  # metrics of steps not waited for yet
     with closing(experiment.dataset.train(config.batch_size, config.seed, start)) as batches:
         while step < durations.total:
             with progress.clock.waiting(program.stride):
@@ -122,7 +122,7 @@ def fit(
 
 
 def start(experiment: Experiment, checkpoints: Checkpoints, began: float) -> tuple[TrainState, Progress]:
-    """The state that a run starts from, in the order that the module states, and what was found out before it."""
+    """The state that a run starts from, in the order that the module states, and the progress saved with it."""
     config, program = experiment.config, experiment.program
     if resumed := checkpoints.restore_latest(program.abstract):
         state, meta = resumed
@@ -158,7 +158,7 @@ def score(progress: Progress, due: list[Evaluation]) -> float | None:
 
 
 def speed(progress: Progress, batch_size: int) -> dict[str, float]:
-    """Images a second and the share of time spent waiting for input; nothing before any step was timed."""
+    """Images per second and the share of time spent waiting for input; empty before any step was timed."""
     clock = progress.clock
     return {"images_per_second": clock.rate * batch_size, "input_wait": clock.wait_share} if clock.rate else {}
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from resjax.analysis import branches
-from resjax.analysis.runs import Options, Run
+from resjax.analysis.runs import OpenedRun, Options
 from resjax.errors import BadInput
 from resjax.models.spec import Spec
 from tests.analysis.conftest import TINY, fresh
@@ -31,7 +31,7 @@ def test_scales_are_part_of_what_enters_the_addition(images):
 
 
 def test_the_start_and_a_saved_step_of_a_run(residual, scanned, tmp_path, drawn):
-    found = {w.name: branches.measure(Run.open(w), Options(images=32)) for w in (residual, scanned)}
+    found = {w.name: branches.measure(OpenedRun.open(w), Options(images=32)) for w in (residual, scanned)}
     assert [at["step"] for at in found["residual"]["steps"]] == [0, 4]
     assert [len(run["steps"][1]["ratio"]) for run in found.values()] == [4, 4]
     branches.plot(found, tmp_path / "x.png")
@@ -48,4 +48,4 @@ def test_the_start_and_a_saved_step_of_a_run(residual, scanned, tmp_path, drawn)
 
 def test_a_plain_network_has_none(plain_run):
     with pytest.raises(BadInput, match="no residual branches"):
-        branches.measure(Run.open(plain_run), Options())
+        branches.measure(OpenedRun.open(plain_run), Options())

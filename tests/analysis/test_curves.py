@@ -6,7 +6,7 @@ import pytest
 
 from resjax import files
 from resjax.analysis import curves
-from resjax.analysis.runs import Options, Run, gather
+from resjax.analysis.runs import OpenedRun, Options, gather
 from resjax.errors import BadInput
 
 OPTIONS = Options()
@@ -24,7 +24,7 @@ def write(workdir, residual, training, test):
 
 
 def test_errors_in_percent_of_every_split(residual, tmp_path):
-    found = curves.measure(Run.open(residual), OPTIONS)
+    found = curves.measure(OpenedRun.open(residual), OPTIONS)
     summary = json.loads((residual / "summary.json").read_text())
     assert found["splits"].keys() == {"train", "test"}
     assert found["splits"]["test"]["step"] == found["splits"]["train"]["step"] == [4]
@@ -100,4 +100,4 @@ def test_a_sweep_gives_the_mean_and_the_spread_of_its_seeds(residual, tmp_path, 
 def test_a_run_that_has_recorded_nothing(residual, tmp_path):
     (tmp_path / "config.json").write_text((residual / "config.json").read_text())
     with pytest.raises(BadInput, match="no metrics yet"):
-        curves.measure(Run.open(tmp_path), OPTIONS)
+        curves.measure(OpenedRun.open(tmp_path), OPTIONS)

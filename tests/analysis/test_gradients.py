@@ -4,7 +4,7 @@ import numpy as np
 import optax
 
 from resjax.analysis import gradients
-from resjax.analysis.runs import Options, Run
+from resjax.analysis.runs import OpenedRun, Options
 from resjax.models.resnet import ResNet
 from resjax.models.spec import Spec
 from tests.analysis.conftest import TINY, fresh
@@ -75,13 +75,13 @@ def test_norms_are_those_of_plain_differentiation(batch):
 
 def test_the_start_and_every_saved_step_are_measured(residual, scanned):
     for workdir, steps in ((residual, [0, 2, 4]), (scanned, [0, 2])):
-        found = gradients.measure(Run.open(workdir), Options(images=32))
+        found = gradients.measure(OpenedRun.open(workdir), Options(images=32))
         assert [at["step"] for at in found["steps"]] == steps
         assert all(len(at["activations"]) == 4 and min(at["weights"]) > 0 for at in found["steps"])
 
 
 def test_a_chosen_step_is_measured_beside_the_start(residual):
-    run = Run.open(residual)
+    run = OpenedRun.open(residual)
     steps = {step: gradients.measure(run, Options(step=step, images=32))["steps"] for step in ("2", "0")}
     assert [at["step"] for at in steps["2"]] == [0, 2]
     assert [at["step"] for at in steps["0"]] == [0]
@@ -90,7 +90,7 @@ def test_a_chosen_step_is_measured_beside_the_start(residual):
 
 
 def test_a_picture_of_several_runs(residual, scanned, tmp_path, drawn):
-    found = {w.name: gradients.measure(Run.open(w), Options(images=32)) for w in (residual, scanned)}
+    found = {w.name: gradients.measure(OpenedRun.open(w), Options(images=32)) for w in (residual, scanned)}
     gradients.plot(found, tmp_path / "x.png")
     assert (tmp_path / "x.png").stat().st_size > 0
     for i, (label, run) in enumerate(found.items()):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from resjax.analysis import lesion
-from resjax.analysis.runs import Options, Run
+from resjax.analysis.runs import OpenedRun, Options
 from resjax.errors import BadInput
 from resjax.evaluation.evaluate import make_eval_step
 from resjax.models.resnet import ResNet
@@ -50,7 +50,7 @@ def test_without_some_units_it_is_a_shorter_network(batch):
 
 def test_one_compilation_serves_every_choice(residual):
     before = lesion.lesioned._cache_size()
-    found = lesion.measure(Run.open(residual), Options(images=32, draws=2))
+    found = lesion.measure(OpenedRun.open(residual), Options(images=32, draws=2))
     assert lesion.lesioned._cache_size() <= before + 1
     assert found["units"] == ["stage1/unit0", "stage1/unit1", "stage2/unit1"]
     assert len(found["single"]) == 3
@@ -61,13 +61,13 @@ def test_one_compilation_serves_every_choice(residual):
 
 
 def test_the_whole_network_has_its_own_accuracy(residual):
-    found = lesion.measure(Run.open(residual), Options(draws=1))
+    found = lesion.measure(OpenedRun.open(residual), Options(draws=1))
     assert found["images"] == 360
     assert found["whole"] == json.loads((residual / "summary.json").read_text())["test_accuracy"]
 
 
 def test_a_picture_of_several_runs(scanned, plain_run, tmp_path, drawn):
-    found = {w.name: lesion.measure(Run.open(w), Options(images=32, draws=2)) for w in (scanned, plain_run)}
+    found = {w.name: lesion.measure(OpenedRun.open(w), Options(images=32, draws=2)) for w in (scanned, plain_run)}
     lesion.plot(found, tmp_path / "x.png")
     assert (tmp_path / "x.png").stat().st_size > 0
     left, right = drawn[0].axes
@@ -101,4 +101,4 @@ def test_draws_are_sets_of_every_size_from_the_runs_seed():
 def test_a_network_of_changing_units_only(tmp_path):
     workdir = make_workdir(tmp_path / "run", make_config(units=(1,), widths=(8,)))
     with pytest.raises(BadInput, match="none can be removed"):
-        lesion.measure(Run.open(workdir), Options(step="0"))
+        lesion.measure(OpenedRun.open(workdir), Options(step="0"))

@@ -7,14 +7,14 @@ import sys
 import pytest
 
 from resjax.analysis.__main__ import ANALYSES, analyse, main
-from resjax.analysis.runs import Options, Run
+from resjax.analysis.runs import OpenedRun, Options
 from resjax.errors import BadInput
 from resjax.files import write_json
 
 
 @pytest.mark.parametrize("name", ANALYSES)
 def test_every_analysis_writes_its_picture_its_numbers_and_tensorboard(residual, tmp_path, name):
-    found = analyse(name, {"a": Run.open(residual)}, Options(images=32, draws=1), tmp_path)
+    found = analyse(name, {"a": OpenedRun.open(residual)}, Options(images=32, draws=1), tmp_path)
     assert json.loads((tmp_path / f"{name}.json").read_text()) == found
     assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     events = list((residual / "tensorboard" / "analysis").glob("events*"))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from resjax import cli, experiment, files
-from resjax.analysis.runs import Run, gather, spaced
+from resjax.analysis.runs import OpenedRun, gather, spaced
 from resjax.config import plain
 from resjax.errors import BadInput
 from resjax.train.checkpoint import Checkpoints
@@ -20,7 +20,7 @@ def same(a, b):
 
 
 def test_a_run_knows_its_steps_and_weights(residual):
-    run = Run.open(residual)
+    run = OpenedRun.open(residual)
     assert run.steps == (2, 4)
     assert run.find("latest") == run.find(None) == 4
     assert run.find("2") == 2
@@ -40,7 +40,7 @@ def test_step_zero_is_what_training_started_from(tmp_path, scanned):
     config.optimizer.learning_rate = 1e-30  # one step leaves every kernel as it was
     files.write_json(tmp_path / "config.json", plain(config))
     train(experiment.open(config), tmp_path)
-    run = Run.open(tmp_path)
+    run = OpenedRun.open(tmp_path)
     with jax_flags(jax_disable_most_optimizations=False):  # as the command has it; one step is not worth the time
         start = run.variables(0)["params"]
     after = run.variables(1)["params"]
@@ -54,7 +54,7 @@ def test_step_zero_is_what_training_started_from(tmp_path, scanned):
 
 
 def test_a_scanned_run_is_opened_unit_by_unit(scanned):
-    run = Run.open(scanned)
+    run = OpenedRun.open(scanned)
     assert not run.spec.scan
     assert set(run.variables(2)["params"]["stage1"]) == {"unit0", "unit1"}
 
@@ -62,14 +62,14 @@ def test_a_scanned_run_is_opened_unit_by_unit(scanned):
 def test_weights_of_another_run_are_a_start_too(residual, tmp_path):
     config = json.loads((residual / "config.json").read_text()) | {"init_from": str(residual)}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert same(Run.open(tmp_path).variables(0), Run.open(residual).variables(4))
+    assert same(OpenedRun.open(tmp_path).variables(0), OpenedRun.open(residual).variables(4))
 
 
 def test_what_is_random_in_training_is_taken_out(residual, tmp_path):
     config = json.loads((residual / "config.json").read_text())
     config["model"] |= {"stochastic_depth": 0.5, "shortcut_dropout": 0.5, "shortcut_scale": 0.8}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    spec = Run.open(tmp_path).spec
+    spec = OpenedRun.open(tmp_path).spec
     assert (spec.stochastic_depth, spec.shortcut_dropout, spec.shortcut_scale) == (0, 0, 0.4)
 
 
@@ -77,18 +77,18 @@ def test_batches_hold_whole_bn_groups(residual, tmp_path):
     config = json.loads((residual / "config.json").read_text())
     config["model"]["bn_group"] = 16
     (tmp_path / "config.json").write_text(json.dumps(config))
-    run = Run.open(tmp_path)
+    run = OpenedRun.open(tmp_path)
     assert [len(run.batch(n)["label"]) for n in (5, 20, 50)] == [16, 16, 48]
 
 
 def test_the_batch_is_the_first_of_the_runs_own_seed(residual, tmp_path):
     config = json.loads((residual / "config.json").read_text()) | {"seed": 7}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    run = Run.open(tmp_path)
+    run = OpenedRun.open(tmp_path)
     with closing(run.experiment.dataset.train(32, 7)) as batches:
         first = next(batches)
     assert same(run.batch(32), first)
-    assert not same(Run.open(residual).batch(32), first)
+    assert not same(OpenedRun.open(residual).batch(32), first)
 
 
 def test_images_are_prepared_as_the_weights_were_trained(residual, tmp_path):
@@ -97,8 +97,11 @@ def test_images_are_prepared_as_the_weights_were_trained(residual, tmp_path):
     config = json.loads((residual / "config.json").read_text())
     config["data"]["train_split"] = "train[700:]"
     (tmp_path / "run" / "config.json").write_text(json.dumps(config))
-    own, today = Run.open(tmp_path / "run").experiment.dataset, experiment.open(Run.open(tmp_path / "run").config)
-    assert own.preprocessing == Run.open(residual).experiment.dataset.preprocessing
+    own, today = (
+        OpenedRun.open(tmp_path / "run").experiment.dataset,
+        experiment.open(OpenedRun.open(tmp_path / "run").config),
+    )
+    assert own.preprocessing == OpenedRun.open(residual).experiment.dataset.preprocessing
     assert own.preprocessing != today.dataset.preprocessing
     with closing(own.evaluate("test", 32)) as batches, closing(today.dataset.evaluate("test", 32)) as others:
         assert not same(next(batches)["image"], next(others)["image"])
@@ -141,9 +144,9 @@ def test_steps_that_would_hide_each_other_are_left_out():
 
 def test_folders_that_hold_nothing_to_look_at(residual, tmp_path):
     with pytest.raises(BadInput, match="no run"):
-        Run.open(tmp_path)
+        OpenedRun.open(tmp_path)
     (tmp_path / "config.json").write_text((residual / "config.json").read_text())
-    run = Run.open(tmp_path)
+    run = OpenedRun.open(tmp_path)
     with pytest.raises(BadInput, match="no checkpoint yet"):
         run.find("latest")
     assert not (tmp_path / "checkpoints").exists()
@@ -152,18 +155,18 @@ def test_folders_that_hold_nothing_to_look_at(residual, tmp_path):
 @pytest.mark.parametrize("step", ["3", "02", "-1", "²", "last", ""])
 def test_a_step_that_is_not_saved_is_refused_with_those_that_are(residual, step):
     with pytest.raises(BadInput, match=rf"--step={step}: not saved .* choose latest, best or one of 0, 2, 4$"):
-        Run.open(residual).find(step)
+        OpenedRun.open(residual).find(step)
 
 
 def test_the_best_step_needs_a_validation(residual):
     with pytest.raises(BadInput, match=r"nothing was validated .* choose latest or one of 0, 2, 4$"):
-        Run.open(residual).find("best")
+        OpenedRun.open(residual).find("best")
 
 
 def test_a_run_of_an_older_version_needs_nothing_but_its_workdir(tmp_path):
     for name in ("finished", "interrupted"):
         shutil.copytree(ROOT / "tests" / "fixtures" / "0.1.0" / name, tmp_path / name)
-        run = Run.open(tmp_path / name)
+        run = OpenedRun.open(tmp_path / name)
         config = json.loads((tmp_path / name / "config.json").read_text())
         assert set(config["model"]) <= set(run.config.model)
         assert run.variables(run.find("latest"))["params"].keys() == run.variables(0)["params"].keys()

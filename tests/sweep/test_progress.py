@@ -16,7 +16,7 @@ import pytest
 from resjax.config import plain
 from resjax.sweep import Sweep, progress
 from resjax.sweep.plan import plan
-from resjax.sweep.progress import Progress, line, shorten
+from resjax.sweep.progress import Display, line, shorten
 
 # The stand-ins of `conftest.py` take the place of training in a sweep of its own process.
 SWEEP = """
@@ -64,7 +64,7 @@ def finish(run, steps=100):
 
 
 def test_the_time_left_knows_start_up_from_pace(runs, clock):
-    told = Progress(runs, jobs=2)
+    told = Display(runs, jobs=2)
     told.started(runs[0])
     told.started(runs[1])
     clock(30)  # compiling
@@ -97,7 +97,7 @@ def test_the_time_left_knows_start_up_from_pace(runs, clock):
 def test_a_resumed_sweep_starts_where_it_was(runs, clock):
     finish(runs[0])
     log(runs[1], 60)
-    told = Progress(runs, jobs=1)
+    told = Display(runs, jobs=1)
     assert told.share() == pytest.approx(0.4)
     assert told.counts() == "1 of 4 done"
     told.started(runs[1])
