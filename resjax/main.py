@@ -175,6 +175,7 @@ def announce(run: Experiment, workdir: Path) -> None:
         f"data      {config.data.name}: {dataset.train_size:,} training, {dataset.validation_size:,} validation, "
         f"{dataset.test_size:,} test images of {' x '.join(map(str, dataset.image_shape))} "
         f"in {dataset.num_classes} classes\n"
+        f"          augment={dataset.augment} pad={dataset.pad} normalize={dataset.normalize}\n"
         f"training  {durations.total:,} steps of {config.batch_size} images, "
         f"{durations.total / durations.per_epoch:.1f} epochs\n"
         f"logs      {workdir}  (metrics.jsonl, tensorboard/, checkpoints/)"
