@@ -174,6 +174,9 @@ def mesh_shape(config: ConfigDict, devices: int) -> tuple[int, int]:
     return data, fsdp
 
 
+SIZE = ("input_size", "input_channels", "num_classes")  # of the model, as the data set has them
+
+
 def resolved(config: ConfigDict, facts: Resolved) -> ConfigDict:
     """A copy of `config` in which every field left to the data set has the set's value.
 
@@ -202,7 +205,7 @@ def sized(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: in
             f"data.name={config.data.name}: its images are {height} x {width}; set data.image_size to a side"
         )
     config = config.copy_and_resolve_references()
-    for field, value in {"input_size": height, "input_channels": channels, "num_classes": num_classes}.items():
+    for field, value in zip(SIZE, (height, channels, num_classes), strict=True):
         config.model[field] = config.model[field] or value
     return config
 
@@ -210,7 +213,7 @@ def sized(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: in
 def check_size(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> None:
     """Raises BadInput, naming the field of the model, unless the network of `config` fits a data set."""
     height, _, channels = image_shape
-    for field, value in {"input_size": height, "input_channels": channels, "num_classes": num_classes}.items():
+    for field, value in zip(SIZE, (height, channels, num_classes), strict=True):
         if config.model[field] not in (0, value):
             raise BadInput(
                 f"model.{field}={config.model[field]} but {config.data.name} has {value}: "
@@ -224,7 +227,7 @@ def described(config: ConfigDict) -> ConfigDict:
     Raises:
       BadInput: for a set that is neither known nor prepared.
     """
-    if all(config.model[field] for field in ("input_size", "input_channels", "num_classes")):
+    if all(config.model[field] for field in SIZE):
         return config
     data = config.data
     if data.name in PUBLISHED:

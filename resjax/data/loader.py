@@ -189,63 +189,24 @@ class _EvaluationBatch:
         return {key: np.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1)) for key, x in batch.items()}
 
 
-def open_dataset(
-    *,
-    name: str,
-    dir: str,
-    train_split: str,
-    validation_split: str,
-    test_split: str | None,
-    augment: str | None,
-    pad: int | None,
-    normalize: str | None,
-    image_size: int,
-    workers: int,
-    preprocessing: Preprocessing | None = None,
-) -> Dataset:
-    """Opens a data set; the arguments are the fields of `config.data`, and the preprocessing of saved weights.
-
-    None for `augment`, `pad` and `normalize` means what is usual for the set: see the tables in `resolve`.
+def open_dataset(*, preprocessing: Preprocessing | None = None, **data: Any) -> Dataset:
+    """Opens a data set.
 
     Args:
-        name: 'digits', 'synthetic', or a prepared TFDS set such as 'cifar10' (see `sources`).
-        dir: where TFDS keeps its sets; '' is $TFDS_DATA_DIR or ~/tensorflow_datasets.
-        train_split, validation_split, test_split: such as 'train[:45000]' (see `splits`); '' for no validation;
-            None for the split that the set is usually tested on.
-        augment: of training images: 'none'; 'crop' pads with zeros after normalisation and crops at random;
-            'crop_flip' also mirrors with probability 1/2, the papers' CIFAR augmentation; 'resized_crop_flip' takes
-            a random part of the image as in Inception, for ImageNet.
-        pad: zeros on each side before a crop, in pixels.
-        normalize: 'pixel_mean' subtracts the training split's mean image and divides by one scalar; 'channel'
-            standardises each channel, with ImageNet's constants if the set does not fit in memory.
-        image_size: side of the processed images in pixels; 0 means the set's own, or 224 if its images differ in
-            size. Images of another size are resized to a short side of 256/224 of it and cropped at the centre.
-        workers: processes that read and decode; 0 uses threads, the fastest for sets that fit in memory.
         preprocessing: what the weights were trained with; None makes it from the training split.
+        data: the fields of `config.data`, which `resolve` explains.
 
     Raises:
         BadInput: for a value that cannot work, or a set that is missing, damaged or does not fit `preprocessing`.
     """
-    resolved = resolve(
-        name=name,
-        dir=dir,
-        train_split=train_split,
-        validation_split=validation_split,
-        test_split=test_split,
-        augment=augment,
-        pad=pad,
-        normalize=normalize,
-        image_size=image_size,
-        workers=workers,
-        preprocessing=preprocessing,
-    )
+    resolved = resolve(preprocessing=preprocessing, **data)
     read = resolved.source.load if resolved.in_memory else resolved.source.open
     records = {split: read(part) for split, part in resolved.parts.items()}
     return Dataset(
         **vars(resolved),
         preprocessing=preprocessing or _preprocessing(resolved, records["train"]),
         _records=records,
-        _workers=workers,
+        _workers=data["workers"],
     )
 
 

@@ -104,7 +104,23 @@ def resolve(
 ) -> Resolved:
     """Looks a data set up and fills in what it knows; reads no images.
 
-    The arguments are those of `loader.open_dataset`, which explains them.
+    None for `augment`, `pad` and `normalize` means what is usual for the set: see the tables above.
+
+    Args:
+        name: 'digits', 'synthetic', or a prepared TFDS set such as 'cifar10' (see `sources`).
+        dir: where TFDS keeps its sets; '' is $TFDS_DATA_DIR or ~/tensorflow_datasets.
+        train_split, validation_split, test_split: such as 'train[:45000]' (see `splits`); '' for no validation;
+            None for the split that the set is usually tested on.
+        augment: of training images: 'none'; 'crop' pads with zeros after normalisation and crops at random;
+            'crop_flip' also mirrors with probability 1/2, the papers' CIFAR augmentation; 'resized_crop_flip' takes
+            a random part of the image as in Inception, for ImageNet.
+        pad: zeros on each side before a crop, in pixels.
+        normalize: 'pixel_mean' subtracts the training split's mean image and divides by one scalar; 'channel'
+            standardises each channel, with ImageNet's constants if the set does not fit in memory.
+        image_size: side of the processed images in pixels; 0 means the set's own, or 224 if its images differ in
+            size. Images of another size are resized to a short side of 256/224 of it and cropped at the centre.
+        workers: processes that read and decode; 0 uses threads, the fastest for sets that fit in memory.
+        preprocessing: what the weights were trained with, if there are any.
 
     Raises:
         BadInput: for a value that cannot work, or a set that is missing or does not fit `preprocessing`.
