@@ -8,6 +8,7 @@ DONE = 0
 FAILED = 1  # a sweep: one of its runs failed
 BAD_INPUT = 2  # one line on stderr names the field, the value and the fix; nothing was written
 NON_FINITE = 3  # the loss became infinite or NaN; the line names the step
+PEER_LOST = 69  # EX_UNAVAILABLE of sysexits.h: another process of the job is gone; the same command resumes
 INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: stopped by a signal with the state saved; the same command resumes
 KILLED = 130  # Ctrl-C where there was nothing to save
 
