@@ -9,25 +9,31 @@ layout of the stock TFDS set in ArrayRecord format, so both read alike.
 
 import argparse
 import contextlib
+import gzip
 import io
-import pickle
 import shlex
 import sys
 import tarfile
 import tempfile
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from PIL import Image
 
+from resjax import paths
+from resjax.data import pickled
 from resjax.errors import BAD_INPUT, DONE, BadInput
 
 VERSION = "3.0.2"
 PIXELS = 3 * 32 * 32  # bytes of one published image: channels first, then rows, then columns
+# More than any published file needs, so that no source makes us read without end.
+LARGEST_RECORD = 2 * PIXELS + 256  # bytes: an image as Python 3 may write it (in UTF-8), its labels and its name
+LARGEST_TEXT = 2**16  # bytes of class names
+LARGEST_ARCHIVE = 2**29  # bytes once unpacked; the published ones have 190 million
+MOST_MEMBERS = 100  # of an archive; the published ones have at most 9
 
 
 @dataclass(frozen=True)
@@ -116,9 +122,16 @@ class Split:
     labels: dict[str, np.ndarray]
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says one line, like every command here."""
+
+    def error(self, message: str) -> NoReturn:
+        raise BadInput(f"{message}; --help shows how it is used")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit code: 0, or 2 with one line on stderr when the input cannot be used."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m resjax.data.prepare",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -126,8 +139,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("name", choices=sorted(PUBLISHED))
     parser.add_argument("--source", required=True, type=Path, help="the published .tar.gz or its unpacked folder")
     parser.add_argument("--data_dir", required=True, type=Path, help="where TFDS sets are kept")
-    args = parser.parse_args(argv)
     try:
+        args = parser.parse_args(argv)
+        for field in ("source", "data_dir"):
+            paths.check(f"--{field}", str(getattr(args, field)))
         target, sizes = prepare(args.name, args.source.expanduser(), args.data_dir.expanduser())
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
@@ -219,41 +234,93 @@ def read_published(name: str, source: Path) -> tuple[dict[str, Split], dict[str,
 def _open_source(published: Published, source: Path) -> tuple[Layout, Callable[[str], bytes]]:
     """Finds which version `source` holds: its layout, and a function from file name to contents."""
     wanted = " or ".join(layout.folder for layout in published.layouts)
+    limits = {layout.folder: _limits(published, layout) for layout in published.layouts}
     if source.is_dir():
         for layout in published.layouts:
             for folder in (source, source / layout.folder):
                 first = folder / layout.files["test"][0]
                 if (folder.name == layout.folder and folder.is_dir()) or first.is_file():
-                    return layout, lambda file, folder=folder: _read_file(folder / file)
+                    own = limits[layout.folder]
+                    return layout, lambda file, folder=folder, own=own: _read_file(folder / file, own[file])
     elif source.is_file():
         try:
-            with tarfile.open(source) as archive:
-                # Members are read by name into memory and never extracted, so no path in them is followed.
-                folders = tuple(f"{layout.folder}/" for layout in published.layouts)
-                members = [member for member in archive if member.isfile() and member.name.startswith(folders)]
-                files = {member.name: _contents(archive, member) for member in members}
-        except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError) as error:
+            files = _read_archive(
+                source, {f"{folder}/{file}": size for folder, own in limits.items() for file, size in own.items()}
+            )
+        except Exception as error:  # a damaged archive can raise nearly anything
+            reason = " ".join(str(error).split())[:200]
             raise BadInput(
-                f"--source={str(source)!r} is not a whole archive ({error}): download it again"
+                f"--source={str(source)!r} is not a whole archive ({reason}): download it again"
             ) from error
         for layout in published.layouts:
             if any(member.startswith(f"{layout.folder}/") for member in files):
                 return layout, lambda file, layout=layout: _read_member(files, f"{layout.folder}/{file}", source)
+    elif source.exists():
+        raise BadInput(f"--source={str(source)!r} is neither a file nor a folder: give the published .tar.gz")
     else:
         raise BadInput(f"--source={str(source)!r} does not exist: give the published .tar.gz or its folder")
     raise BadInput(f"--source={str(source)!r} does not hold {wanted}: give the published .tar.gz or its folder")
 
 
-def _contents(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    file = archive.extractfile(member)
-    return file.read() if file else b""
+def _limits(published: Published, layout: Layout) -> dict[str, int]:
+    """Every file that is read, with the most bytes that it can have."""
+    limits = {
+        file: published.records[split] * LARGEST_RECORD for split in layout.files for file in layout.files[split]
+    }
+    return limits | dict.fromkeys([layout.meta] if layout.meta else layout.names.values(), LARGEST_TEXT)
 
 
-def _read_file(path: Path) -> bytes:
+def _read_archive(path: Path, limits: dict[str, int]) -> dict[str, bytes]:
+    """The regular members of a .tar or .tar.gz that `limits` names, by name.
+
+    They are read into memory in one pass and never extracted, so no path or link in an archive is followed.
+
+    Raises:
+        Exception: of many kinds, for an archive that is damaged, too large, or has too many members.
+    """
+    files = {}
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        stream = _Bounded(gzip.GzipFile(fileobj=file) if packed else file)
+        with tarfile.open(fileobj=stream, mode="r|") as archive:  # type: ignore[call-overload]
+            for count, member in enumerate(archive):
+                if count == MOST_MEMBERS:
+                    raise ValueError(f"it has more than {MOST_MEMBERS} members")
+                if member.name not in limits or not member.isreg():
+                    continue
+                if member.size > limits[member.name]:
+                    raise ValueError(f"its {member.name} has {member.size} bytes, too many")
+                content = archive.extractfile(member)
+                files[member.name] = content.read() if content else b""
+    return files
+
+
+class _Bounded:
+    """A file that ends in an error after `LARGEST_ARCHIVE` bytes, however little of the disk they take."""
+
+    def __init__(self, file: Any) -> None:
+        self._file, self._left = file, LARGEST_ARCHIVE
+
+    def read(self, size: int) -> bytes:
+        data = self._file.read(size)
+        self._left -= len(data)
+        if self._left < 0:
+            raise ValueError(f"it unpacks to more than {LARGEST_ARCHIVE} bytes")
+        return data
+
+
+def _read_file(path: Path, limit: int) -> bytes:
     try:
-        return path.read_bytes()
+        if path.exists() and not path.is_file():  # a pipe or a device would be waited for, or never end
+            raise BadInput(f"{path} is not a regular file: unpack the published archive again")
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
     except OSError as error:
         raise BadInput(f"{path} cannot be read ({error.strerror}): unpack the published archive again") from error
+    if len(data) > limit:
+        raise BadInput(f"{path} has more than {limit} bytes, too many: unpack the published archive again")
+    return data
 
 
 def _read_member(files: dict[str, bytes], member: str, source: Path) -> bytes:
@@ -304,38 +371,16 @@ def _read_class_names(layout: Layout, open_file: Callable[[str], bytes]) -> dict
         raise BadInput(f"the class names cannot be read ({error!r}): download the set again") from error
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Builds only what a published batch needs, because an unrestricted pickle can run any code."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
-            return _reconstruct
-        if module == "numpy" and name in ("ndarray", "dtype"):
-            return getattr(np, name)
-        if (module, name) == ("_codecs", "encode"):  # how Python 3 writes byte strings in protocol 2
-            return _encode
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-
-
-def _reconstruct(kind: type, shape: tuple[int, ...], dtype: bytes) -> np.ndarray:
-    """The empty array that NumPy's pickles start from; __setstate__ brings its contents."""
-    return np.ndarray.__new__(np.ndarray, (0,), "b")
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    return text.encode("latin1")
-
-
-def load_arrays(file: str, data: bytes) -> Any:
-    """Unpickles NumPy arrays and plain Python values from Python 2 or 3, and refuses anything else.
+def load_arrays(file: str, data: bytes) -> dict[Any, Any]:
+    """The dictionary that Python 2 or 3 pickled, if it holds arrays of bytes and plain values alone.
 
     Raises:
-        BadInput: if the pickle is damaged or asks for anything but arrays.
+        BadInput: if the pickle is damaged or asks for anything else.
     """
     try:
-        return _ArrayUnpickler(io.BytesIO(data), encoding="bytes").load()
+        return pickled.read(data)
     except Exception as error:  # a damaged pickle can raise nearly anything
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split())[:200]
         raise BadInput(f"{file} is not a pickle of plain arrays ({reason}): download the set again") from error
 
 

@@ -1,6 +1,7 @@
 """CIFAR from small batches in the published layouts, to TFDS sets and back."""
 
 import dataclasses
+import gzip
 import io
 import json
 import os
@@ -224,18 +225,79 @@ class Call:
         return self.call
 
 
-@pytest.mark.parametrize("wrap", [lambda call: call, lambda call: {b"data": np.array([call], dtype=object)}])
-def test_pickles_that_call_the_system_are_refused(tmp_path, wrap):
-    payload = wrap(Call(os.system, f"touch {tmp_path}/called"))
-    with pytest.raises(BadInput, match=r"^batch is not a pickle of plain arrays \(it asks for posix.system\)"):
-        prepare.load_arrays("batch", pickle.dumps(payload, protocol=2))
-    assert not (tmp_path / "called").exists()
+@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4])
+def test_pickles_of_python_3_are_read(protocol):
+    """Whatever the protocol, and in either order of the elements."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (5, 7), np.uint8)
+    batch = {b"data": images, b"columns": np.asfortranarray(images), b"labels": [3, 0, 255, 256, 70_000, -1]}
+    batch |= {b"names": [b"a.png", b"b.png"], b"count": 10_000, b"batch_label": b"batch 1 of 5"}
+    found = prepare.load_arrays("batch", pickle.dumps(batch, protocol=protocol))
+    assert found.keys() == batch.keys()
+    for key, value in batch.items():
+        np.testing.assert_array_equal(found[key], value)
 
 
-@pytest.mark.parametrize("payload", [Call(eval, "1 + 1"), RuntimeError("x"), np.float64(1)])
-def test_pickles_that_ask_for_more_than_arrays_are_refused(payload):
-    with pytest.raises(BadInput, match=r"^batch is not a pickle of plain arrays \(it asks for \w+"):
-        prepare.load_arrays("batch", pickle.dumps(payload, protocol=2))
+@pytest.mark.parametrize(
+    ("payload", "asks"),
+    [
+        (Call(os.system, "true"), "posix.system"),
+        (Call(eval, "1 + 1"), r"builtin(s|__)\.eval"),
+        (RuntimeError("x"), r"(builtins|exceptions)\.RuntimeError"),
+        (np.float64(1), "scalar"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else type(value).__name__,
+)
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_pickles_that_ask_for_more_than_arrays_are_refused(payload, asks, protocol):
+    with pytest.raises(BadInput, match=rf"^batch is not a pickle of plain arrays \(it asks for .*{asks}"):
+        prepare.load_arrays("batch", pickle.dumps(payload, protocol))
+
+
+@pytest.mark.parametrize("dtype", ["O", "f8", "i8", "V8"])
+def test_pickled_arrays_of_anything_but_bytes_are_refused(dtype):
+    with pytest.raises(BadInput, match="not of bytes"):
+        prepare.load_arrays("batch", pickle.dumps({b"data": np.zeros(4, dtype)}, protocol=2))
+
+
+def test_a_pickled_type_may_claim_what_it_likes():
+    """NumPy's own `dtype.__setstate__` believes a state that says of objects that they are none."""
+    flags = b"K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    honest = python2_pickle({b"data": np.zeros((1, 8), np.uint8)})
+    assert flags in honest
+    with pytest.raises(BadInput, match="an array of b'O8', not of bytes"):
+        prepare.load_arrays("batch", honest.replace(b"U\x02u1", b"U\x02O8"))
+    # Of bytes, but with fields, a shape of its own and elements of another size: nothing of it is believed.
+    crafted = honest.replace(flags, b"K\x04U\x01|U\x02O8NNJ\x08\x00\x00\x00J\x08\x00\x00\x00K\x3ftb")
+    found = prepare.load_arrays("batch", crafted)[b"data"]
+    assert (found.dtype, found.shape) == (np.uint8, (1, 8))
+
+
+def test_a_pickle_may_number_its_values_as_it_likes():
+    """An unpickler would make room for four billion of them."""
+    assert prepare.load_arrays("batch", b"\x80\x02}r\xff\xff\xff\xff.") == {}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b".",
+        b"\x80\x02}",  # no end
+        b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\x7f.",  # 2**63 bytes
+        b"\x80\x05\x96\xff\xff\xff\xff\xff\xff\xff\x00.",  # and as many of a bytearray
+        b"\x80\x02]q\x00h\x00a.",  # a list in itself
+        b"\x80\x02}U\x01xU\x01ys]b.",  # the state of a list
+        b"\x80\x02cnumpy\nndarray\n}b.",  # the state of a class
+        b"\x80\x02}U\x01xcnumpy\nndarray\ns.",  # a class as a value
+        b"\x80\x02}U\x01x]]as.",  # a list of lists
+        b"(" * 100_000,
+        b"]" * 100_000 + b"a" * 99_999 + b".",
+    ],
+)
+def test_odd_pickles_are_refused(data):
+    with pytest.raises(BadInput, match=r"^batch is not a pickle of plain arrays \(.*\): download the set again$"):
+        prepare.load_arrays("batch", data)
 
 
 def damage(kind, folder, files):
@@ -296,6 +358,108 @@ def test_half_an_archive_is_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:50_000])
     with pytest.raises(BadInput, match="is not a whole archive"):
         prepare.read_published("cifar10", path)
+
+
+def forge(path, name, size, kind=tarfile.REGTYPE, content=b"", packed=True):
+    """An archive with one member whose header may lie."""
+    member = tarfile.TarInfo(name)
+    member.size, member.type, member.linkname = size, kind, "/etc/passwd" if kind != tarfile.REGTYPE else ""
+    header = member.tobuf(tarfile.GNU_FORMAT)
+    with (gzip.open if packed else open)(path, "wb") as file:
+        file.write(header)
+        for part in content if isinstance(content, list) else [content]:
+            file.write(part)
+    return path
+
+
+ZEROS = [bytes(2**20)] * 600  # more than an archive may unpack to, in half a megabyte
+
+
+@pytest.mark.parametrize(
+    ("archive", "message"),
+    [
+        # The header claims a terabyte.
+        (lambda p: forge(p, "cifar-10-batches-py/test_batch", 2**40, packed=False), "has 1099511627776 bytes, too"),
+        (lambda p: forge(p, "cifar-10-batches-bin/test_batch.bin", 100_000_000), "has 100000000 bytes, too many"),
+        # And what is skipped or is a header itself unpacks without end.
+        (lambda p: forge(p, "other", len(ZEROS) << 20, content=ZEROS), "unpacks to more than"),
+        (lambda p: forge(p, "././@LongLink", len(ZEROS) << 20, tarfile.GNUTYPE_LONGNAME, ZEROS), "unpacks to more"),
+        (lambda p: forge(p, "x", len(ZEROS) << 20, tarfile.XHDTYPE, ZEROS), "unpacks to more than"),
+        # What is wanted is a link, a device or a pipe.
+        *(
+            (
+                lambda p, kind=kind: forge(p, "cifar-10-batches-py/test_batch", 0, kind),
+                "does not hold cifar-10-batches",
+            )
+            for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE)
+        ),
+    ],
+)
+def test_hostile_archives(tmp_path, archive, message):
+    """One line, and memory in proportion to the published set, whatever an archive claims or unpacks to."""
+    program = (
+        "import resource, sys; from resjax.data import prepare\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (2**32, 2**32))\n"
+        "sys.exit(prepare.main(['cifar10', '--source', sys.argv[1], '--data_dir', sys.argv[2]]))"
+    )
+    path = archive(tmp_path / "bomb.tar.gz")
+    done = subprocess.run(
+        [sys.executable, "-c", program, path, tmp_path / "sets"], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"error: --source='{path}' ")
+    assert message in line
+    assert not (tmp_path / "sets").exists()
+
+
+def test_thousands_of_members(tmp_path):
+    with tarfile.open(tmp_path / "many.tar.gz", "w:gz") as archive:
+        for i in range(3000):
+            archive.addfile(tarfile.TarInfo(f"cifar-10-batches-py/{i}"))
+    with pytest.raises(BadInput, match="it has more than 100 members"):
+        prepare.read_published("cifar10", tmp_path / "many.tar.gz")
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["pipe", "device"])
+def test_pipes_and_devices_are_not_waited_for(tmp_path, capsys, make):
+    make(tmp_path / "source")
+    assert prepare.main(["cifar10", "--source", f"{tmp_path}/source", "--data_dir", f"{tmp_path}/sets"]) == 2
+    assert "is neither a file nor a folder" in capsys.readouterr().err
+    folder, files = published_files("cifar10", "python")
+    source = write_folder(tmp_path, folder, files)
+    (source / "data_batch_3").unlink()
+    make(source / "data_batch_3")
+    assert prepare.main(["cifar10", "--source", str(source), "--data_dir", f"{tmp_path}/sets"]) == 2
+    assert "data_batch_3 is not a regular file" in capsys.readouterr().err
+
+
+def test_a_file_longer_than_any_published_one(tmp_path):
+    folder, files = published_files("cifar10", "binary")
+    source = write_folder(tmp_path, folder, files)
+    with (source / "data_batch_2.bin").open("ab") as file:
+        file.truncate(2**40)  # takes no room on the disk
+    with pytest.raises(BadInput, match=r"data_batch_2.bin has more than \d+ bytes, too many"):
+        prepare.read_published("cifar10", source)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: name, --source, --data_dir"),
+        (["cifar11", "--source=x", "--data_dir=y"], "invalid choice: 'cifar11'"),
+        (["cifar10", "--source=x", "--data_dir=y", "--fast"], "unrecognized arguments: --fast"),
+        (["cifar10", "--source=x\0y", "--data_dir=y"], "--source='x\\x00y' holds the control character"),
+        (["cifar10", "--source=x", "--data_dir=y\nz"], "--data_dir='y\\nz' holds the control character"),
+        (["cifar10", "--source=" + "x" * 5000, "--data_dir=y"], "is too long"),
+        (["cifar10", "--source=x", "--data_dir=" + "y/" * 5000], "is too long"),
+    ],
+)
+def test_bad_flags_are_one_line(capsys, arguments, message):
+    assert prepare.main(arguments) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
 
 
 @pytest.mark.parametrize("source", ["nowhere", "empty", "file"])
