@@ -9,7 +9,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,13 +17,42 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
+from resjax import paths
 from resjax.data.splits import Slice
 from resjax.errors import BadInput
+
+LARGEST_SYNTHETIC = 1024  # pixels of a side
 
 # Sets of fixed shape are kept decoded in memory up to this many bytes over the splits in use.
 MEMORY_LIMIT = 10**9
 
 PREPARED_HERE = ("cifar10", "cifar100")
+
+# NAME[/CONFIG][:VERSION] of a TFDS set; both names are folders'.
+NAME = re.compile(r"\w[\w.+-]{0,99}(/\w[\w.+-]{0,99})?(:[\w.]{1,20})?", re.ASCII)
+
+# A set's features.json names the Python class of every feature, and TFDS imports the module of any that it does not
+# know. These are its own for what may lie beside an image and its label.
+FEATURES = frozenset(
+    f"tensorflow_datasets.core.features.{name}"
+    for name in (
+        "audio_feature.Audio",
+        "bounding_boxes.BBoxFeature",
+        "class_label_feature.ClassLabel",
+        "dataset_feature.Dataset",
+        "features_dict.FeaturesDict",
+        "image_feature.Image",
+        "labeled_image.LabeledImage",
+        "scalar.Scalar",
+        "sequence_feature.Sequence",
+        "tensor_feature.Tensor",
+        "text_feature.Text",
+        "translation_feature.Translation",
+        "translation_feature.TranslationVariableLanguages",
+        "video_feature.Video",
+    )
+)
+CLASS_KEYS = ("pythonClassName", "python_class_name", "type")  # the last of sets from before 2022
 
 
 class Records(Protocol):
@@ -121,8 +150,16 @@ def synthetic(image_size: int) -> Source:
     """Random images for benchmarks, the same in every process: 1,024 for training and 256 for testing.
 
     Their side is `image_size` (32 if 0); there are 1,000 classes at 224 and 10 at any other size.
+
+    Raises:
+        BadInput: for a side at which they would take more than 4 GB.
     """
     side = image_size or 32
+    if side > LARGEST_SYNTHETIC:
+        raise BadInput(
+            f"data.image_size={side}: synthetic images of that size do not fit in memory: use at most "
+            f"{LARGEST_SYNTHETIC}"
+        )
     num_classes = 1000 if side == 224 else 10
     sizes = {"train": 1024, "test": 256}
 
@@ -277,6 +314,9 @@ def prepared(name: str, data_dir: str) -> Source:
 
     try:
         file_format = json.loads((folder / "dataset_info.json").read_text()).get("fileFormat", "tfrecord")
+        for kind in _classes(json.loads((folder / "features.json").read_text())):
+            if kind not in FEATURES:
+                raise ValueError(f"its features.json names the class {paths.short(kind)}, which is not known here")
         builder = tfds.builder_from_directory(str(folder))
         features = builder.info.features
         sizes = {split: info.num_examples for split, info in builder.info.splits.items()}
@@ -314,11 +354,21 @@ def prepared(name: str, data_dir: str) -> Source:
     return Source(name, sizes, shape, num_classes, names, open_slice)
 
 
+def _classes(node: Any) -> Iterator[str]:
+    """The Python classes that a features.json names, at any depth."""
+    if isinstance(node, dict):
+        yield from (node[key] for key in CLASS_KEYS if isinstance(node.get(key), str))
+    for part in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        yield from _classes(part)
+
+
 def _find_prepared(name: str, root: Path) -> Path:
     """The folder of the newest version of a prepared set, or of the version that `name` asks for."""
+    if name and not NAME.fullmatch(name):
+        raise BadInput(
+            f"data.name={paths.short(name)} is not the name of a set: give a name, and its folder in data.dir"
+        )
     path, _, version = name.partition(":")
-    if Path(path).is_absolute() or ".." in Path(path).parts:
-        raise BadInput(f"data.name={name!r} is not the name of a set: give a name, and its folder in data.dir")
     versions = [p for p in (root / path).glob("*.*.*") if (p / "dataset_info.json").is_file()]
     if version:
         versions = [p for p in versions if p.name == version]

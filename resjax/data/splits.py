@@ -4,10 +4,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from resjax import paths
 from resjax.errors import BadInput
 
-_BOUND = r"(-?\d+%?)?"
-_SLICE = re.compile(rf"([\w-]+)(?:\[{_BOUND}:{_BOUND}\])?")
+_BOUND = r"(-?\d{1,12}%?)?"
+_SLICE = re.compile(rf"([\w-]+)(?:\[{_BOUND}:{_BOUND}\])?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,9 @@ def parse_slice(field: str, text: str, sizes: Mapping[str, int]) -> Slice:
     """
     match = _SLICE.fullmatch(text)
     if not match:
-        raise BadInput(f"{field}={text!r} is not a split: write 'train' or a slice of it, such as 'train[:45000]'")
+        raise BadInput(
+            f"{field}={paths.short(text)} is not a split: write 'train' or a slice of it, such as 'train[:45000]'"
+        )
     base, start_text, stop_text = match.groups()
     if base not in sizes:
         raise BadInput(f"{field}={text!r}: there is no split {base!r}; use one of {', '.join(sorted(sizes))}")

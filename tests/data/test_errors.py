@@ -1,5 +1,6 @@
 """Every mistake gives one line that names the field, the value and the fix."""
 
+import importlib
 import itertools
 import json
 import shutil
@@ -7,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
+from resjax.data import sources
 from resjax.data.loader import open_dataset
 from resjax.errors import BadInput
 
@@ -59,9 +61,31 @@ def refused(*parts):
         ({"pad": 1_000_000}, ["data.pad=1000000", "8 x 8"]),
         ({"augment": "none", "pad": 1_000_000}, ["data.pad=1000000"]),
         ({"workers": 10_000}, ["data.workers=10000", "cores"]),
-        ({"name": "../digits"}, ["data.name='../digits'", "data.dir"]),
-        ({"name": "a/../../b"}, ["data.name='a/../../b'", "data.dir"]),
-        ({"name": "/etc"}, ["data.name='/etc'", "data.dir"]),
+        *(
+            ({"name": name}, [f"data.name={name!r} is not the name of a set", "data.dir"])
+            for name in (
+                *(
+                    "../digits",
+                    "a/../../b",
+                    "a/..",
+                    "..",
+                    ".",
+                    "/etc",
+                    "a//b",
+                    "a/b/c",
+                    "a/",
+                    "~/a",
+                    "a:1/..",
+                    "a*",
+                ),
+                *("a\0b", "a\nb", "digits\n", " ", "ä"),
+            )
+        ),
+        ({"name": "x" * 5000}, ["data.name='xxx", "is not the name of a set"]),
+        ({"name": "imagenet_v2/matched-frequency"}, ["is not prepared below data.dir", "tfds build imagenet_v2/"]),
+        ({"validation_split": f"train[:{'9' * 5000}]"}, ["data.validation_split='train[:999", "is not a split"]),
+        ({"validation_split": f"train[{'9' * 5000}:]"}, ["data.validation_split='train[999", "is not a split"]),
+        ({"name": "synthetic", "image_size": 10**6}, ["data.image_size=1000000", "at most 1024"]),
         ({"augment": "resized_crop_flip"}, ["data.normalize='pixel_mean'", "'channel'"]),
         ({"image_size": 16}, ["data.normalize='pixel_mean'", "'channel'"]),
     ],
@@ -109,6 +133,31 @@ def test_damaged_description(photo_settings, tmp_path, file):
     (tmp_path / "photos/1.0.0" / file).write_text("{")
     with refused("data.name='photos'", "prepare the set again"):
         open_dataset(**photo_settings)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_features_import_no_module_of_their_own(photo_settings, tmp_path, monkeypatch, legacy):
+    """TFDS would import whatever a features.json names, before it sees that there is no feature in it."""
+    (tmp_path / "intruder.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    kind = {"type": "intruder.Feature", "content": {}} if legacy else {"pythonClassName": "intruder.Feature"}
+    add = lambda content: content["featuresDict"]["features"].update(other=kind)  # noqa: E731
+    rewrite(tmp_path / "photos/1.0.0/features.json", add)
+    with refused("data.name='photos'", "names the class 'intruder.Feature', which is not known here"):
+        open_dataset(**photo_settings)
+    assert not (tmp_path / "ran").exists()
+    add = lambda content: content.update(python_class_name=content.pop("pythonClassName") + "x")  # noqa: E731
+    rewrite(tmp_path / "photos/1.0.0/features.json", add)
+    with refused("features_dict.FeaturesDictx'"):
+        open_dataset(**photo_settings)
+
+
+def test_every_feature_that_is_known_exists():
+    import tensorflow_datasets as tfds
+
+    for name in sources.FEATURES:
+        module, _, kind = name.rpartition(".")
+        assert issubclass(getattr(importlib.import_module(module), kind), tfds.features.FeatureConnector)
 
 
 def test_no_image_and_label(photo_settings, tmp_path):
