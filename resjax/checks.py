@@ -7,9 +7,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from resjax import machine, paths
 from resjax.config import default, flatten, network, plain
 from resjax.data.resolve import PUBLISHED, Resolved, resolve
 from resjax.errors import BadInput, unknown
+from resjax.models import counts
 from resjax.models.spec import Spec
 
 CHOICES = {
@@ -68,7 +70,7 @@ def check_fields(config: ConfigDict) -> None:
 
 
 def check_values(config: ConfigDict) -> None:
-    """Raises BadInput for a number that no field can take."""
+    """Raises BadInput for a number or text that no field can take."""
     for field, value in flatten(config.to_dict()).items():
         epochs = field.endswith("_epochs")  # the only tuples with fractions are of epochs
         several = isinstance(value, tuple | list)
@@ -76,6 +78,8 @@ def check_values(config: ConfigDict) -> None:
         if several and not all(type(item) is int or (epochs and type(item) is float) for item in items):
             raise BadInput(f"{field}={value}: must be {'numbers' if epochs else 'whole numbers'}")
         for item in items:
+            if isinstance(item, str):
+                paths.check(field, item)
             if isinstance(item, float) and not math.isfinite(item):
                 raise BadInput(f"{field}={item}: must be a finite number")
             if (isinstance(item, int) or (epochs and item)) and abs(item) >= 10**LONGEST:
@@ -106,6 +110,7 @@ def validate(config: ConfigDict, devices: int) -> Spec:
     Raises:
       BadInput: naming the first field that cannot work, before anything is read or compiled.
     """
+    check_values(config)
     spec = network(config)
     for path, choices in CHOICES.items():
         node, name = path.split(".")
@@ -148,6 +153,30 @@ def validate(config: ConfigDict, devices: int) -> Spec:
             f"model.bn_group={spec.bn_group}: use a multiple of {spec.bn_group * o.accumulate}, or model.bn_group=0"
         )
     return spec
+
+
+def check_memory(config: ConfigDict, image_shape: tuple[int, int, int], processes: int) -> None:
+    """Raises BadInput if a batch of images, or weights and momentum, cannot lie in this machine's memory.
+
+    Both do, each process's part of them: batches are made there, and checkpoints copied there.
+
+    Args:
+      config: with nothing left to the data set.
+      image_shape: (H, W, C) of the processed images.
+      processes: how many share them.
+    """
+    room = machine.memory()
+    params = counts.total(network(config)).params
+    batch = 4 * config.batch_size * math.prod(image_shape)
+    for what, size, fix in (
+        (f"batch_size={config.batch_size}: a batch", batch, "batch or images"),
+        (f"model: {params:,} parameters", 8 * params, "network"),
+    ):
+        if size // processes > room:
+            raise BadInput(
+                f"{what} would take {size / 1e9:,.0f} GB, and this machine has {room / 1e9:,.0f} GB: "
+                f"use a smaller {fix}"
+            )
 
 
 def mesh_shape(config: ConfigDict, devices: int) -> tuple[int, int]:

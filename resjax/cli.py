@@ -16,6 +16,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
+from resjax import paths
 from resjax.checks import ALIASES, check_fields, check_values, nearest_field
 from resjax.config import default, flatten, plain
 from resjax.errors import BAD_INPUT, DONE, KILLED, BadInput
@@ -26,7 +27,7 @@ def run(command: Callable[[list[str]], int | None]) -> None:
     try:
         code = command(sys.argv[1:])
     except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {paths.one_line(error)}", file=sys.stderr)
         code = BAD_INPUT
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
@@ -48,6 +49,12 @@ def parse(
     Raises:
       BadInput: for a flag or field that does not exist (with the nearest name), or a value of the wrong type.
     """
+    for argument in argv:
+        name, _, value = argument.partition("=")
+        paths.check_text("the argument", name)
+        paths.check_text(name, value)
+        if argument.startswith("-") and name.lstrip("-") in ABSL:
+            raise BadInput(f"{name} is unknown: give every flag by itself")
     values = flags.FlagValues()
     if config:
         flags.DEFINE_string("config", None, "", flag_values=values)
@@ -66,6 +73,11 @@ def parse(
     if values.help:
         print(_help(sys.modules[define.__module__].__doc__ or "", values))
         sys.exit(DONE)
+    for name in PATHS:
+        given = getattr(values, name, None) or ""
+        for path in given if isinstance(given, list) else [given]:
+            for part in path.split(","):
+                paths.check(f"--{name}", part)
     if rest:
         raise BadInput(f"{rest[0]!r} is not a flag: flags start with --")
     if config and (values.config or config != "optional"):
@@ -74,8 +86,10 @@ def parse(
         for field in (assignment.partition("=")[0] for assignment in assignments):
             if field in values and nearest_field(field) != field:
                 raise BadInput(f"--config.{field} is unknown; did you mean --{field}?")
-        values.config = load_file(values.config)
-        override(values.config, assignments)
+        loaded = load_file(values.config)
+        override(loaded, assignments)
+        paths.check_name("name", loaded.name)
+        values.config = loaded
     return values
 
 
@@ -186,6 +200,12 @@ TYPES: dict[type, tuple[Callable[[str], Any], str]] = {
 }
 
 
+# Flags of every command that are paths, or a folder's name; a comma may separate several.
+PATHS = ("workdir", "out", "config", "sweep", "data_dir", "benchmark", "add")
+# What absl takes although no command has it: flags from a file, and flags that it is to ignore.
+ABSL = ("flagfile", "undefok")
+MOST_DEVICES = 4096  # that a CPU is split into: a pod's; ten times as many take minutes to make
+
 # How `--help` writes values by type; all others are VALUE.
 FORMS = {"int": "N", "float": "X", "comma separated list of strings": "A,B,..."}
 CONFIG_HELP = (
@@ -199,9 +219,9 @@ CONFIG_HELP = (
 
 
 def use_devices(count: int) -> None:
-    """Splits the CPU into `count` devices, to try a mesh without the hardware; raises BadInput below 1."""
-    if count < 1:
-        raise BadInput(f"--devices={count}: must be at least 1")
+    """Splits the CPU into `count` devices, to try a mesh without the hardware; raises BadInput for an odd count."""
+    if not 1 <= count <= MOST_DEVICES:
+        raise BadInput(f"--devices={count}: must be at least 1 and at most {MOST_DEVICES}")
     jax.config.update("jax_num_cpu_devices", count)
 
 

@@ -8,7 +8,7 @@ import jax
 from ml_collections import ConfigDict
 
 from resjax import files
-from resjax.checks import resolved, validate
+from resjax.checks import check_memory, resolved, validate
 from resjax.config import durations, network, restored
 from resjax.data.loader import open_dataset
 from resjax.data.preprocess import Preprocessing
@@ -32,6 +32,7 @@ def open(config: ConfigDict, workdir: Path | None = None) -> Experiment:
     validate(config, jax.device_count())
     dataset = open_dataset(**config.data, preprocessing=preprocessing(workdir) if workdir else None)
     config = resolved(config, dataset)
+    check_memory(config, dataset.image_shape, jax.process_count())
     spec, length = network(config), durations(config, dataset.train_size)
     splits = ["validation", "test"] if dataset.validation_size else ["test"]
     evaluations = tuple(

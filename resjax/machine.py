@@ -6,6 +6,7 @@ differently and, after some steps, gives other weights. The number of cores by i
 
 import os
 import platform
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,14 @@ def threads() -> int:
         except (KeyError, ValueError):
             continue
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory() -> int:
+    """Bytes of main memory; where the system does not say, as many as there are numbers for."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return sys.maxsize
 
 
 def processor() -> str:

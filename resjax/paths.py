@@ -24,8 +24,7 @@ def check(field: str, text: str) -> None:
     longest = max(len(name.encode()) for name in text.split("/"))
     if longest > LONGEST_NAME or len(text.encode()) > LONGEST_PATH:
         raise BadInput(
-            f"{field}={short(text)} is too long: a path has at most {LONGEST_PATH} bytes and each name in it "
-            f"{LONGEST_NAME}"
+            f"{field}={short(text)} is too long: use at most {LONGEST_PATH} bytes, {LONGEST_NAME} between slashes"
         )
 
 

@@ -1,6 +1,7 @@
 """Every mistake is one line on stderr, exit code 2, and nothing written."""
 
 import dataclasses
+import importlib
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ import pytest
 from resjax.data import prepare
 
 DIGITS = "--config=configs/digits.py"
+NORMALIZED = "--config.data.normalize=channel"
 
 
 def snapshot(folder):
@@ -104,18 +106,84 @@ def refused(code, out, err, *parts):
         ([DIGITS, "--config.model.input_size=32"], ["model.input_size=32", "set model.input_size=8"]),
         ([DIGITS, "--config.model.input_channels=3"], ["model.input_channels=3", "set model.input_channels=1"]),
         ([DIGITS, "--config.model.num_classes=100"], ["model.num_classes=100", "set model.num_classes=10"]),
+        # What is far beyond this machine, or any.
+        ([DIGITS, "--config.batch_size=100000000000"], ["batch_size=100000000000: a batch would take 25,600 GB"]),
+        ([DIGITS, "--config.model.widths=16,32,1000000000"], ["model.widths=", "at most 10000000"]),
+        ([DIGITS, "--config.model.widths=16,32,1000000"], ["parameters would take", "use a smaller network"]),
+        ([DIGITS, "--config.model.stem_width=1000000000"], ["model.stem_width=1000000000: must be at most"]),
+        ([DIGITS, "--config.model.units=1,1,100000"], ["model.units=(1, 1, 100000): at most 20000 in all"]),
+        ([DIGITS, "--config.data.image_size=1000000", NORMALIZED], ["model.input_size=1000000: must be at most"]),
+        ([DIGITS, "--config.data.image_size=99999", NORMALIZED], ["a batch would take", "smaller batch or images"]),
+        ([DIGITS, "--config.data.name=synthetic", "--config.data.image_size=1000000"], ["at most 1024"]),
+        (["--config=configs/digits.py:v1-999999992"], ["network 'v1-999999992'"]),
+        ([DIGITS, "--devices=100000"], ["--devices=100000: must be at least 1 and at most 4096"]),
+        # Paths and names.
+        ([DIGITS, "--workdir=" + "x" * 5000], ["--workdir='xxx", "is too long"]),
+        ([DIGITS, "--workdir=" + "x/" * 5000], ["--workdir='x/x/", "is too long"]),
+        ([DIGITS, "--config.data.dir=" + "x" * 5000], ["data.dir='xxx", "is too long"]),
+        ([DIGITS, "--config.init_from=" + "x" * 5000], ["init_from='xxx", "is too long"]),
+        (["--config=" + "x" * 5000], ["--config='xxx", "is too long"]),
+        (["--config=configs/digits.py:v1-" + "9" * 5000], ["--config='configs/digits.py:v1-999", "is too long"]),
+        (
+            [DIGITS, "--config.data.validation_split=train[:" + "9" * 5000 + "]"],
+            ["data.validation_split='train[:9"],
+        ),
+        ([DIGITS, "--config.data.validation_split=train[" + "9" * 190 + ":]"], ["is not a split"]),
+        ([DIGITS, "--config.batch_size=" + "9" * 5000], ["--config.batch_size='999", " ... "]),
+        ([DIGITS, "--config.name=" + "x" * 5000], ["name='xxx", "is too long"]),
+        *(
+            ([DIGITS, f"--config.name={name}"], [f"name={name!r} cannot be a folder's name"])
+            for name in ("", ".", "..", "../../x", "/etc", "a/b")
+        ),
+        (
+            [DIGITS, "--workdir=x\n#SBATCH --wrap=ls"],
+            ["--workdir='x\\n#SBATCH --wrap=ls' holds the control character"],
+        ),
+        ([DIGITS, "--workdir=x\0y"], ["--workdir='x\\x00y' holds the control character '\\x00'"]),
+        ([DIGITS, "--config.data.dir=x\x1b[2J"], ["--config.data.dir='x\\x1b[2J' holds the control character"]),
+        ([DIGITS, "--config.name=a\u2028b"], ["--config.name='a\\u2028b' holds the line end"]),
+        ([DIGITS, "--config.name=\udcff"], ["holds the byte '\\udcff'"]),
+        ([DIGITS, "--step=latest\n"], ["--step='latest\\n' holds the control character"]),
+        # absl would read flags from a file, or wait for a pipe.
+        (["--flagfile=/etc/passwd"], ["--flagfile is unknown"]),
+        ([DIGITS, "--undefok=speed", "--speed=9"], ["--undefok is unknown"]),
         # Other runs.
         ([DIGITS, "--config.init_from={tmp}"], ["init_from={tmp}: holds no checkpoint"]),
         ([DIGITS, "--mode=eval"], ["holds no run to evaluate"]),
     ],
-    ids=lambda value: " ".join(value) if value and value[0].startswith("--") else "",
+    ids=lambda value: ascii(" ".join(value))[1:90] if value and value[0].startswith("--") else "",
 )
 def test_refused(call, tmp_path, flags, parts):
     def here(texts):
         return [text.replace("{tmp}", str(tmp_path)) for text in texts]
 
-    refused(*call(*here(flags), f"--workdir={tmp_path}/run"), *here(parts))
+    refused(*call(f"--workdir={tmp_path}/run", *here(flags)), *here(parts))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["sweep", "papers", "analysis", "describe", "benchmark", "papers.measured"])
+def test_every_command_refuses_control_characters(call, tmp_path, name):
+    """A path with a line end would write its own lines into a batch script."""
+    module = name if name in ("describe", "benchmark", "papers.measured") else f"{name}.__main__"
+    command = importlib.import_module(f"resjax.{module}").main
+    first = {"papers": ["v1-table6"], "analysis": ["curves"]}.get(name, [])
+    for text in (f"{tmp_path}/a\nb", f"{tmp_path}/a\0b", f"{tmp_path}/\x85"):
+        refused(*call(*first, f"--workdir={text}", command=command), "holds the control character")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_saved_config_is_checked_too(call, copy):
+    """It may have been edited."""
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"total_epochs": float("inf"), "total_steps": None}))
+    refused(*call("--mode=eval", f"--workdir={copy}"), "total_epochs=inf: must be a finite number")
+
+
+def test_a_name_of_an_old_run_may_have_been_a_path(call, copy):
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"name": "mine/first"}))
+    code, _, err = call("--mode=eval", f"--workdir={copy}")
+    assert code == 0, err
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,7 @@ def main(argv: list[str] | None = None) -> int:
             paths.check(f"--{field}", str(getattr(args, field)))
         target, sizes = prepare(args.name, args.source.expanduser(), args.data_dir.expanduser())
     except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {paths.one_line(error)}", file=sys.stderr)
         return BAD_INPUT
     counts = ", ".join(f"{size} {split}" for split, size in sizes.items())
     print(f"wrote {target} ({counts}); next: {next_command(args.name, args.data_dir)}")

@@ -4,6 +4,7 @@ import re
 from collections.abc import Collection
 from typing import Any
 
+from resjax import paths
 from resjax.errors import BadInput, unknown
 from resjax.models.spec import Spec
 
@@ -196,9 +197,11 @@ def _plain_name(name: str, families: Collection[str], example: str) -> tuple[str
 
 def _parse(name: str, families: Collection[str], example: str) -> tuple[str, int, str]:
     """Family, depth and what follows them, "" for nothing."""
-    match = re.fullmatch(r"([a-z0-9.]+)-(\d+)(?:-([a-z0-9]+))?", name)
+    match = re.fullmatch(r"([a-z0-9.]+)-(\d{1,6})(?:-([a-z0-9]+))?", name, re.ASCII)
     if not match:
-        raise BadInput(f"network {name!r}: give FAMILY-DEPTH, such as {example} (families: {', '.join(families)})")
+        raise BadInput(
+            f"network {paths.short(name)}: give FAMILY-DEPTH, such as {example} (families: {', '.join(families)})"
+        )
     family, depth, variant = match.groups(default="")
     if family not in families:
         raise BadInput("network " + unknown("family", family, families))

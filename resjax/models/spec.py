@@ -133,6 +133,10 @@ CHOICES = {
     "dtype": ("float32", "bfloat16"),
 }
 GATE = ("gate", "gate_layers", "gate_bias")
+# Far beyond any network, and small enough that nothing counted from them exceeds what a machine counts.
+MOST_UNITS = 20_000
+LARGEST = 10**7  # of a width, or classes
+LARGEST_INPUT = 10**5  # pixels of a side
 FROM_DATA = ("input_size", "input_channels", "num_classes")  # 0: as the data set has it
 
 
@@ -268,6 +272,8 @@ class Spec:
             f"units={self.units} and model.widths={self.widths}: give one of each per stage",
         )
         yield min(self.units) >= 1, f"units={self.units}: every stage needs at least one unit"
+        yield sum(self.units) <= MOST_UNITS, f"units={self.units}: at most {MOST_UNITS} in all"
+        yield max(self.widths) <= LARGEST, f"widths={self.widths}: must be at most {LARGEST}"
         yield min(self.widths) >= 1, f"widths={self.widths}: every stage needs at least one channel"
         yield self.squeeze >= 0, f"squeeze={self.squeeze}: must be 0 (the unit's own) or a divisor of the widths"
         yield (
@@ -288,9 +294,12 @@ class Spec:
         yield not self.excitation or not self.dense, f"excitation={self.excitation}: needs convolutional units"
         least = 2 if self.stem == "deep" else 1
         yield self.stem_width >= least, f"stem_width={self.stem_width}: must be at least {least}"
+        yield self.stem_width <= LARGEST, f"stem_width={self.stem_width}: must be at most {LARGEST}"
         for name in FROM_DATA:
             value = getattr(self, name)
             yield value >= 0, f"{name}={value}: must be at least 1, or 0 for what the data set has"
+            most = LARGEST_INPUT if name == "input_size" else LARGEST
+            yield value <= most, f"{name}={value}: must be at most {most}"
         yield (
             self.bn_group >= 0,
             f"bn_group={self.bn_group}: must be 0 (the whole batch) or a number of images",

@@ -19,6 +19,7 @@ from resjax.papers import TABLES, Table
 from resjax.papers.recipe import sweep
 from resjax.papers.report import Report
 from resjax.sweep.conduct import conduct, define, say
+from resjax.sweep.definition import MOST_SEEDS
 from resjax.sweep.plan import Run, plan
 
 
@@ -47,8 +48,8 @@ def main(argv: list[str]) -> int:
     if data not in table.data:
         raise BadInput(unknown("--data", data, table.data) + f" for {name}")
     seeds = table.seeds if values.seeds is None else values.seeds
-    if seeds < 1:
-        raise BadInput(f"--seeds={seeds}: must be at least 1")
+    if not 1 <= seeds <= MOST_SEEDS:
+        raise BadInput(f"--seeds={seeds}: must be at least 1 and at most {MOST_SEEDS}")
     rows = [row.name for row in table.rows]
     for row in values.rows or []:
         if row not in rows:

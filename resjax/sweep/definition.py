@@ -11,7 +11,8 @@ from typing import Any
 
 from resjax.errors import BadInput
 
-NAME = re.compile(r"[\w.][\w.+=-]*")  # a variant's name is a folder's
+NAME = re.compile(r"(?!\.+$)[\w.][\w.+=-]{0,99}")  # a variant's name is a folder's
+MOST_SEEDS = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +52,11 @@ class Sweep:
             if not NAME.fullmatch(name):
                 raise BadInput(f"run {name!r}: the name is a folder's; use letters, digits and ._+=-")
         seeds = self.seeds
-        if not isinstance(seeds, tuple | list | range) or not all(type(seed) is int for seed in seeds):
+        if not isinstance(seeds, tuple | list | range):
+            raise BadInput(f"seeds={seeds!r}: give whole numbers, such as (0, 1, 2)")
+        if len(seeds) > MOST_SEEDS:
+            raise BadInput(f"seeds: {len(seeds)} are given; at most {MOST_SEEDS} are run")
+        if not all(type(seed) is int for seed in seeds):
             raise BadInput(f"seeds={seeds!r}: give whole numbers, such as (0, 1, 2)")
         if not seeds or len(set(seeds)) < len(seeds):
             raise BadInput(f"seeds={seeds}: give at least one, and each once")

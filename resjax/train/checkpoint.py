@@ -93,7 +93,7 @@ class Checkpoints:
         """
         steps = self.steps()
         found = steps[0] if steps and which == "latest" else self.best_step() if which == "best" else None
-        found = int(which) if which.isdigit() and int(which) in steps else found
+        found = {str(step): step for step in steps}.get(which, found)
         if found is None:
             raise BadInput(f"--step={which}: no such checkpoint in {self._workdir}; here are {steps or 'none'}")
         return found
