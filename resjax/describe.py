@@ -5,6 +5,11 @@
 Stem, every stage and head have a line each: output shape, parameters, and multiply-adds for one image.
 """
 
+from resjax import interrupt
+
+if __name__ == "__main__":
+    interrupt.leave_at_once()  # before the imports, which take seconds
+
 import json
 
 from absl import flags

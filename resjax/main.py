@@ -11,6 +11,11 @@ import time
 
 BEGAN = time.monotonic()  # before the imports, which are part of what a person waits for
 
+from resjax import interrupt
+
+if __name__ == "__main__":
+    interrupt.leave_at_once()  # before the imports, which take seconds
+
 import json
 import math
 import os

@@ -7,6 +7,11 @@ unpacked folder or the folder that holds it. The result has the name, version, f
 layout of the stock TFDS set in ArrayRecord format, so both read alike.
 """
 
+from resjax import interrupt
+
+if __name__ == "__main__":
+    interrupt.leave_at_once()  # before the imports, which take seconds
+
 import argparse
 import contextlib
 import gzip

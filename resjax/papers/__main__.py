@@ -7,6 +7,11 @@ Runs what a table still lacks as a sweep, and writes table.md, table.csv, table.
 repeated. See `resjax.sweep` for jobs, launchers and exit codes.
 """
 
+from resjax import interrupt
+
+if __name__ == "__main__":
+    interrupt.leave_at_once()  # before the imports, which take seconds
+
 import shlex
 import textwrap
 from pathlib import Path

@@ -9,6 +9,11 @@ rewrite `results/README.md`, a table for each record, and the one table of the R
 number is entered by hand. It works only in a checkout of the repository.
 """
 
+from resjax import interrupt
+
+if __name__ == "__main__":
+    interrupt.leave_at_once()  # before the imports, which take seconds
+
 import json
 import sys
 from pathlib import Path

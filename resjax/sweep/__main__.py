@@ -6,6 +6,11 @@
 with its error. Exit codes: 0 done, 1 a run failed, 2 bad input, 75 stopped by a signal.
 """
 
+from resjax import interrupt
+
+if __name__ == "__main__":
+    interrupt.leave_at_once()  # before the imports, which take seconds
+
 from pathlib import Path
 
 from absl import flags

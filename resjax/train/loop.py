@@ -59,13 +59,14 @@ def train(experiment: Experiment, workdir: Path, began: float | None = None) -> 
     with closing(Checkpoints(workdir, experiment.config.checkpoint_keep)) as checkpoints:
         state, progress = start(experiment, checkpoints, began)
         log = RunLog(workdir, int(state.step), experiment.durations.total)
-        with closing(log), StopRequest() as stop:
+        # In this order: a signal from here on waits until the last save is on the disk.
+        with StopRequest() as stop, closing(checkpoints), closing(log):
             if state.step:
                 log.say(f"resumed  from step {state.step}")
             state = fit(experiment, state, progress, log, checkpoints, stop)
-        step = int(state.step)
-        # It is saved already: this only asks for its digest.
-        digest = checkpoints.save(state, record(experiment, progress, step)).result()
+            step = int(state.step)
+            # It is saved already: this only asks for its digest.
+            digest = checkpoints.save(state, record(experiment, progress, step)).result()
     summary = summarize(experiment, step, digest, progress)
     files.write_json(workdir / "summary.json", summary)  # closing the checkpoints waited for the last one
     return summary

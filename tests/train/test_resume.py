@@ -115,6 +115,19 @@ def test_signal_during_an_evaluation_saves(call, tiny, tmp_path, monkeypatch, re
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == [str(saved)]
 
 
+def test_signal_during_the_last_save_waits_for_it(call, tiny, tmp_path, monkeypatch):
+    def close(checkpoints):
+        if checkpoints._manager is not None:
+            os.kill(os.getpid(), signal.SIGINT)
+        original(checkpoints)
+
+    original = loop.Checkpoints.close
+    monkeypatch.setattr(loop.Checkpoints, "close", close)
+    code, _, err = call(*tiny, f"--workdir={tmp_path}/run", "--config.total_steps=3", "--config.mesh.data=1")
+    assert code == 0, err
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 3
+
+
 def test_interrupt_before_training_is_one_line(call, tiny, tmp_path, monkeypatch):
     from resjax import experiment
 
