@@ -98,6 +98,11 @@ def overrides(argv: list[str]) -> list[str]:
     return [flag.removeprefix("--config.") for flag in _joined(argv) if flag.startswith("--config.")]
 
 
+def recipe(argv: list[str]) -> list[str]:
+    """The `--config` of a command line and its overrides, to hand on to another command."""
+    return [flag for flag in _joined(argv) if flag.startswith(("--config=", "--config."))]
+
+
 def load_file(file_and_spec: str) -> ConfigDict:
     """The config that `get_config(SPEC)` of a FILE[:SPEC] returns.
 
@@ -171,11 +176,11 @@ def override(config: ConfigDict, assignments: list[str]) -> None:
 
 
 def _joined(argv: list[str]) -> list[str]:
-    """Turns `--config.FIELD VALUE` into `--config.FIELD=VALUE`."""
+    """Turns `--config FILE` into `--config=FILE`, and `--config.FIELD VALUE` into `--config.FIELD=VALUE`."""
     joined: list[str] = []
     for flag in argv:
         last = joined[-1] if joined else ""
-        if last.startswith("--config.") and "=" not in last and not flag.startswith("--"):
+        if (last == "--config" or last.startswith("--config.")) and "=" not in last and not flag.startswith("--"):
             joined[-1] = f"{last}={flag}"
         else:
             joined.append(flag)

@@ -159,9 +159,9 @@ class Process:
             assert self.process.poll() is None, f"ended before step {step}: {self.process.stderr.read()}"
             time.sleep(0.002)
 
-    def end(self):
+    def end(self, timeout=120):
         """The finished process: returncode, stdout, stderr. Ends only when its workers have let go of the pipes."""
-        out, err = self.process.communicate(timeout=120)
+        out, err = self.process.communicate(timeout=timeout)
         return subprocess.CompletedProcess(self.process.args, self.process.returncode, out, err)
 
     def __enter__(self):

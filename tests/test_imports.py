@@ -21,7 +21,7 @@ FLOORS = (
     ("resjax.analysis",),
     ("resjax.main", "resjax.benchmark", "resjax.describe"),
     ("resjax.sweep",),
-    ("resjax.papers",),
+    ("resjax.papers", "resjax.drill"),
 )
 FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -1,0 +1,134 @@
+"""Drills a job: kills, stops, damages and crowds it, and compares its end with that of an undisturbed one.
+
+    python -m resjax.drill --config=configs/digits.py --faults=20 --seed=0
+
+The job is `resjax.main` with the same flags, and every step logged. It runs once undisturbed; a finished run in
+WORKDIR/undisturbed is taken as that. Then it runs again and, at moments drawn from the seed, suffers one fault at a
+time: in its start-up, at a step, while it saves, at its end. After each that ends it the same command goes on, and
+a job that is done before the last fault is begun anew. Every job must end with the state digest and the records
+of the undisturbed run, and each fault with the exit code and the one line that it should. WORKDIR/drill.json and
+table.md hold what was found, WORKDIR/jobs what the jobs left and said.
+
+Exit codes: 0 all is equal, 1 it is not, 2 bad input.
+"""
+
+from resjax import interrupt
+
+if __name__ == "__main__":
+    interrupt.leave_at_once()  # before the imports, which take seconds
+
+import shlex
+import shutil
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any, NoReturn
+
+from absl import flags
+
+from resjax import cli, files
+from resjax.drill import damage, report
+from resjax.drill.faults import KINDS, NEED_A_CHECKPOINT_BEFORE, Whole, draw
+from resjax.drill.job import Job
+from resjax.drill.process import Process
+from resjax.errors import DONE, FAILED, BadInput, unknown
+from resjax.train import lock
+
+OWN = ("undisturbed", "undisturbed.log", "jobs", "drill.json", "table.md", lock.NAME)
+EVERY_STEP = "--config.log_every_steps=1"  # so that each is compared, and a moment can be any
+
+
+def define(values: flags.FlagValues) -> None:
+    flags.DEFINE_integer("faults", 20, "How many.", flag_values=values)
+    flags.DEFINE_integer("seed", 0, "What kinds and moments are drawn from.", flag_values=values)
+    kinds = "; ".join(f"{kind}: {meaning}" for kind, meaning in KINDS.items())
+    flags.DEFINE_list("kinds", list(KINDS), f"Which faults. {kinds}.", flag_values=values)
+    flags.DEFINE_string("workdir", None, "The drill's folder; runs/drill-NAME by default.", flag_values=values)
+
+
+def main(argv: list[str]) -> int:
+    values = cli.parse(argv, define)
+    if values.faults < 1:
+        raise BadInput(f"--faults={values.faults}: must be at least 1")
+    if not values.kinds:
+        raise BadInput(f"--kinds is empty: name some of {', '.join(KINDS)}, or leave it out for all")
+    for kind in values.kinds:
+        if kind not in KINDS:
+            raise BadInput(unknown("--kinds", kind, KINDS))
+    if "disk" in values.kinds and sys.platform != "linux":
+        raise BadInput(f"--kinds={','.join(values.kinds)}: disk works on Linux only; leave it out")
+    workdir = Path(values.workdir or Path("runs") / f"drill-{values.config.name}")
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # its processes must not outlive the drill
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _stop)
+    try:
+        if workdir.exists() and not (workdir.is_dir() and all(path.name in OWN for path in workdir.iterdir())):
+            raise BadInput(f"workdir={workdir} exists and is not a drill's; choose an empty or new folder")
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"workdir={workdir} is not writable: {error}; choose another --workdir") from error
+    command = [sys.executable, "-m", "resjax.main", *cli.recipe(argv), EVERY_STEP]
+    with lock.hold(workdir):
+        return drill(command, workdir, values)
+
+
+def drill(command: list[str], workdir: Path, values: flags.FlagValues) -> int:
+    """Runs `command` undisturbed and then through the faults, and writes what was found.
+
+    Raises:
+      BadInput: if the job itself fails, or has no checkpoint that could be damaged.
+    """
+    undisturbed = workdir / "undisturbed"
+    summary = run_undisturbed(command, undisturbed)
+    kept = damage.checkpoints(undisturbed)
+    needing = [kind for kind in values.kinds if kind in NEED_A_CHECKPOINT_BEFORE]
+    if needing and len(kept) < 2:
+        raise BadInput(
+            f"--kinds={','.join(needing)}: the job keeps {len(kept)} checkpoint, and to damage the newest "
+            "there must be one before it; set checkpoint_every_steps lower and checkpoint_keep to at least 2"
+        )
+    largest = max(path.stat().st_size for path in kept[0].rglob("*") if path.is_file())
+    whole = Whole(summary["steps"], largest, 60 + 3 * summary["seconds"])
+    shutil.rmtree(workdir / "jobs", ignore_errors=True)  # of an earlier drill
+    (workdir / "jobs").mkdir()
+    waiting = draw(values.kinds, values.faults, values.seed)
+    jobs: list[Job] = []
+    while waiting and not any(job.broken and not job.rows for job in jobs):
+        with Job(command, workdir / "jobs" / str(len(jobs) + 1), whole) as job:
+            jobs.append(job)
+            while waiting and (row := job.suffer(waiting[0])):
+                waiting.pop(0)
+                told = [f"{row.number:>3} of {values.faults}", row.kind, row.what, row.moment, *row.wrong]
+                say("  ".join(part for part in told if part))
+            job.finish()
+        say(f"job {len(jobs)} is {'broken' if job.broken else 'done'}")
+    found = report.collect(jobs, undisturbed)
+    about = {"command": shlex.join(["python", "-m", "resjax.drill", *sys.argv[1:]]), "undisturbed": summary}
+    files.write_json(workdir / "drill.json", about | found)
+    text = report.text(found)
+    files.replace(workdir / "table.md", text)
+    print(text, end="")
+    return FAILED if found["wrong"] else DONE
+
+
+def run_undisturbed(command: list[str], workdir: Path) -> dict[str, Any]:
+    """The summary of the run that no fault meets; a finished one is taken as it is."""
+    say(f"{shlex.join(command[2:])}, undisturbed")
+    with Process(command, workdir, threading.TIMEOUT_MAX) as process:
+        if process.end() != DONE:
+            last = (process.lines or [""])[-1]
+            raise BadInput(f"the job itself fails with exit code {process.code}: {last.removeprefix('error: ')}")
+    return files.read_json(workdir / "summary.json")
+
+
+def _stop(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    cli.run(main)

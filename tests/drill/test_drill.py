@@ -1,0 +1,126 @@
+"""A drill of the real thing: faults of each kind, what it says of a run that differs, and its own end."""
+
+import contextlib
+import json
+import os
+import signal
+import time
+
+import pytest
+
+from resjax.drill.__main__ import main
+
+NOW = ("pause", "second")
+SHORT = ("--config.total_steps=90", "--config.eval_every_steps=30", "--config.checkpoint_every_steps=15")
+
+
+@pytest.fixture(scope="module")
+def drill(start, tiny):
+    """Runs `python -m resjax.drill FLAGS` on the tiny network to its end."""
+
+    def to_the_end(*flags):
+        with start(*tiny, *SHORT, *flags, module="resjax.drill") as process:
+            return process.end(timeout=300)
+
+    return to_the_end
+
+
+@pytest.fixture(scope="module")
+def drilled(drill, tmp_path_factory):
+    """The workdir of a drill with one fault of each kind, and how it ended; the next tests change and reuse it."""
+    workdir = tmp_path_factory.mktemp("drill") / "work"
+    return workdir, drill(f"--workdir={workdir}", f"--faults={len(NOW)}", f"--kinds={','.join(NOW)}")
+
+
+def test_every_kind(drilled):
+    workdir, done = drilled
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "\ndigest equal: " in done.stdout
+    assert (workdir / "table.md").read_text() == done.stdout
+    found = json.loads((workdir / "drill.json").read_text())
+    assert sorted(fault["kind"] for fault in found["faults"]) == sorted(NOW)
+    assert {job["state_digest"] for job in found["jobs"]} == {found["undisturbed"]["state_digest"]}
+    assert str(workdir) not in json.dumps(found["faults"])
+
+
+def test_a_run_that_differs_is_named(drilled, drill):
+    """The undisturbed run is taken as it lies there: here with another digest and another loss."""
+    workdir, _ = drilled
+    path = workdir / "undisturbed" / "summary.json"
+    summary = json.loads(path.read_text())
+    path.write_text(json.dumps(summary | {"state_digest": "v2:other"}))
+    path = workdir / "undisturbed" / "metrics.jsonl"
+    lines = path.read_text().splitlines()
+    lines[0] = json.dumps(json.loads(lines[0]) | {"loss": 0.5})
+    path.write_text("\n".join([*lines[:-1], ""]))
+
+    done = drill(f"--workdir={workdir}", "--faults=1", "--kinds=pause")
+    assert done.returncode == 1, done.stderr
+    assert f"* job 1: state_digest: v2:other there, {summary['state_digest']} here\n" in done.stdout
+    assert "* job 1: step 1 train: loss: 0.5 there, " in done.stdout
+    assert "* job 1: step 90 test: 0 records there, 1 here\n" in done.stdout
+    assert "digest equal" not in done.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_drill_that_is_stopped_leaves_no_process(start, tiny, tmp_path, number):
+    with start(
+        *tiny, "--config.total_steps=9000", f"--workdir={tmp_path / 'work'}", module="resjax.drill"
+    ) as drill:
+        lock = tmp_path / "work" / "undisturbed" / "lock"
+        while not (lock.exists() and lock.read_text()):
+            assert drill.process.poll() is None, drill.process.stderr.read()
+            time.sleep(0.01)
+        pid = json.loads(lock.read_text())["pid"]
+        drill.send(number)
+        done = drill.end()
+    assert done.returncode == 130, done.stderr
+    assert done.stderr.splitlines()[-1] == "stopped"
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+@pytest.mark.parametrize(
+    ("flags", "error"),
+    [
+        (("--faults=0",), "--faults=0: must be at least 1"),
+        (("--kinds=kil",), "--kinds='kil' is unknown; did you mean kill?"),
+        (("--kinds=",), "--kinds is empty: "),
+        (("--workdir=configs",), "workdir=configs exists and is not a drill's; choose an empty or new folder"),
+        (("--config.batch_size=many",), "--config.batch_size='many' has the wrong type"),
+        (("--steps=5",), "--steps is unknown"),
+    ],
+)
+def test_bad_flags(call, tiny, tmp_path, flags, error):
+    with signals_as_found():
+        code, out, err = call(*tiny, f"--workdir={tmp_path / 'work'}", *flags, command=main)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: {error}")
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "error"),
+    [
+        (
+            ("--config.optimizer.learning_rate=-1",),
+            "the job itself fails with exit code 2: optimizer.learning_rate=-1",
+        ),
+        (("--config.checkpoint_every_steps=90",), "--kinds=cut: the job keeps 1 checkpoint, and "),
+    ],
+)
+def test_a_job_that_cannot_be_drilled(drill, tmp_path, flags, error):
+    done = drill(f"--workdir={tmp_path / 'work'}", "--kinds=kill,cut", *flags)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(f"error: {error}")
+
+
+@contextlib.contextmanager
+def signals_as_found():
+    """The command sets handlers, which are for a process of its own."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    found = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, found, strict=True):
+        signal.signal(number, handler)
