@@ -21,7 +21,8 @@ FLOORS = (
     ("resjax.analysis",),
     ("resjax.main", "resjax.benchmark", "resjax.describe"),
     ("resjax.sweep",),
-    ("resjax.papers", "resjax.drill"),
+    ("resjax.drill",),
+    ("resjax.papers",),
 )
 FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
 

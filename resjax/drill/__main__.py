@@ -27,21 +27,25 @@ from typing import Any, NoReturn
 
 from absl import flags
 
+import resjax
 from resjax import cli, files
 from resjax.drill import damage, report
 from resjax.drill.faults import KINDS, NEED_A_CHECKPOINT_BEFORE, Whole, draw
 from resjax.drill.job import Job
-from resjax.drill.process import Process
+from resjax.drill.process import Command, Process
 from resjax.errors import DONE, FAILED, BadInput, unknown
 from resjax.train import lock
 
 OWN = ("undisturbed", "undisturbed.log", "jobs", "drill.json", "table.md", lock.NAME)
+LAUNCH = Path(resjax.__file__).parents[1] / "launch" / "local"
 EVERY_STEP = "--config.log_every_steps=1"  # so that each is compared, and a moment can be any
 
 
 def define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("faults", 20, "How many.", flag_values=values)
     flags.DEFINE_integer("seed", 0, "What kinds and moments are drawn from.", flag_values=values)
+    flags.DEFINE_integer("processes", 1, "How many a job has, joined by launch/local.", flag_values=values)
+    flags.DEFINE_integer("devices", None, "Split the CPU of each into so many devices.", flag_values=values)
     kinds = "; ".join(f"{kind}: {meaning}" for kind, meaning in KINDS.items())
     flags.DEFINE_list("kinds", list(KINDS), f"Which faults. {kinds}.", flag_values=values)
     flags.DEFINE_string("workdir", None, "The drill's folder; runs/drill-NAME by default.", flag_values=values)
@@ -58,6 +62,7 @@ def main(argv: list[str]) -> int:
             raise BadInput(unknown("--kinds", kind, KINDS))
     if "disk" in values.kinds and sys.platform != "linux":
         raise BadInput(f"--kinds={','.join(values.kinds)}: disk works on Linux only; leave it out")
+    command = started_by([*cli.recipe(argv), EVERY_STEP], values.processes, values.devices)
     workdir = Path(values.workdir or Path("runs") / f"drill-{values.config.name}")
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # its processes must not outlive the drill
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -68,12 +73,25 @@ def main(argv: list[str]) -> int:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadInput(f"workdir={workdir} is not writable: {error}; choose another --workdir") from error
-    command = [sys.executable, "-m", "resjax.main", *cli.recipe(argv), EVERY_STEP]
     with lock.hold(workdir):
         return drill(command, workdir, values)
 
 
-def drill(command: list[str], workdir: Path, values: flags.FlagValues) -> int:
+def started_by(arguments: list[str], processes: int, devices: int | None) -> Command:
+    """What starts `resjax.main` with `arguments`, alone or, by `launch/local`, as several processes.
+
+    Raises:
+      BadInput: for several without a checkout.
+    """
+    split = [] if devices is None else [f"--devices={devices}"]
+    if processes == 1:
+        return Command([sys.executable, "-m", "resjax.main", *arguments, *split])
+    if processes < 1 or not LAUNCH.is_file():
+        raise BadInput(f"--processes={processes}: must be 1, or in a checkout, which has launch/local, more")
+    return Command([sys.executable, str(LAUNCH), f"--processes={processes}", *split, "--", *arguments], processes)
+
+
+def drill(command: Command, workdir: Path, values: flags.FlagValues) -> int:
     """Runs `command` undisturbed and then through the faults, and writes what was found.
 
     Raises:
@@ -112,9 +130,9 @@ def drill(command: list[str], workdir: Path, values: flags.FlagValues) -> int:
     return FAILED if found["wrong"] else DONE
 
 
-def run_undisturbed(command: list[str], workdir: Path) -> dict[str, Any]:
+def run_undisturbed(command: Command, workdir: Path) -> dict[str, Any]:
     """The summary of the run that no fault meets; a finished one is taken as it is."""
-    say(f"{shlex.join(command[2:])}, undisturbed")
+    say(f"{shlex.join(command.argv[1:])}, undisturbed")
     with Process(command, workdir, threading.TIMEOUT_MAX) as process:
         if process.end() != DONE:
             last = (process.lines or [""])[-1]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from resjax.drill import damage
 from resjax.drill.process import Process
-from resjax.errors import BAD_INPUT, DONE, INTERRUPTED, KILLED
+from resjax.errors import BAD_INPUT, DONE, INTERRUPTED, KILLED, PEER_LOST
 
 # What the help says of each.
 KINDS = {
@@ -93,12 +93,13 @@ class Fault:
         after = rng.choice((None, checkpoints / str(whole.steps), process.workdir / "summary.json"))
         return process.until(lambda: after is None or after.exists()) and process.sleep(rng.uniform(0, WINDOW))
 
-    def codes(self, begun: bool, done: bool) -> set[int]:
+    def codes(self, begun: bool, done: bool, joined: bool) -> set[int]:
         """The exit codes that are right.
 
         Args:
           begun: it had done a step when the fault came.
           done: it has done the last.
+          joined: it is of several processes, and the code is the one that `launch/local` makes of theirs.
         """
         ended = {DONE} if done else set()
         if self.kind == "disk":
@@ -109,8 +110,10 @@ class Fault:
                 codes |= {KILLED, *(128 + number for number in STOPS)}
             if self.kind == "interrupt" and (done or not begun):  # nothing to save
                 codes |= {KILLED}
-            return codes if begun else {*codes, *(-number for number in STOPS)}  # before its first line
-        return {-signal.SIGKILL}
+            if not begun:  # before its first line; a process that waits for another is not stopped but loses it
+                codes |= {PEER_LOST} if joined else {-number for number in STOPS}
+            return codes
+        return {PEER_LOST if joined else -signal.SIGKILL, *ended}
 
 
 def draw(kinds: Sequence[str], count: int, seed: int) -> list[Fault]:

@@ -10,7 +10,7 @@ from types import TracebackType
 
 from resjax.drill import damage
 from resjax.drill.faults import STOPS, Fault, Whole
-from resjax.drill.process import Hang, Process
+from resjax.drill.process import Command, Hang, Process
 from resjax.errors import BAD_INPUT, DONE, INTERRUPTED
 
 # What every run says; the rest is news.
@@ -18,6 +18,7 @@ USUAL = re.compile(
     "(resjax|device|network|data|training|logs|note|resumed|compiled|step|done|digest|results) | |to go on,|SIG"
     "|.* is finished: "
 )
+ENDED_BY_FORCE = re.compile("launch/local: SIG.* still running")
 CRASH = re.compile(r"Traceback |Exception |Fatal |[\w.]+Error\b")
 
 
@@ -65,7 +66,7 @@ class Job:
       broken: it cannot.
     """
 
-    def __init__(self, command: list[str], workdir: Path, whole: Whole) -> None:
+    def __init__(self, command: Command, workdir: Path, whole: Whole) -> None:
         self.rows: list[Row] = []
         self.wrong: list[str] = []
         self.over = self.broken = False
@@ -110,11 +111,11 @@ class Job:
         rng, at, began = fault.rng, len(running.lines), time.monotonic()
         begun = running.ready is not None
         if fault.kind == "pause":
-            running.send(signal.SIGSTOP, group=True)
             seconds = rng.uniform(0, 2)
             row.what = f"{seconds:.1f} s"
+            running.hold()
             time.sleep(seconds)
-            running.send(signal.SIGCONT, group=True)
+            running.go_on()
             return
         if fault.kind == "second":
             self._second(row, running)
@@ -124,21 +125,22 @@ class Job:
             row.what = f"{size:,} bytes"
             running.limit_files(size)
         elif fault.kind == "interrupt":
-            running.send(signal.SIGINT, group=True)
+            running.send(signal.SIGINT)
         elif fault.kind == "twice":
             first, again = rng.choices(STOPS, k=2)
             row.what = f"{first.name}, {again.name}"
-            running.send(first)
+            running.send(first, running.id)
             running.sleep(rng.uniform(0, 0.3))
-            running.send(again)
+            running.send(again, running.id)
         else:
-            running.send(signal.SIGTERM if fault.kind == "stop" else signal.SIGKILL)
+            struck = rng.choice(running.members())
+            running.send(signal.SIGTERM if fault.kind == "stop" else signal.SIGKILL, struck)
         row.code = running.end()
         row.seconds = time.monotonic() - began
         row.reached = running.step()
         row.said += news(running.lines[at:])
-        row.wrong += complaints(running.lines, row.code)
-        right = fault.codes(begun, (row.reached or 0) >= self._whole.steps)
+        row.wrong += self._complaints(running, row.code)
+        right = fault.codes(begun, self._done(running), self._command.processes > 1)
         if row.code not in right:
             row.wrong.append(f"exit code {row.code} instead of {' or '.join(map(str, sorted(right)))}")
         self._settle(running)
@@ -154,21 +156,37 @@ class Job:
         second = self._start()
         try:
             if begun:  # it is held, for else it might be done before the second has started
-                first.send(signal.SIGSTOP, group=True)
+                first.hold()
             refused, stays = (first, second) if second.until(lambda: first.code is not None) else (second, first)
-            first.send(signal.SIGCONT, group=True)
+            first.go_on()
             row.code, row.seconds = refused.end(), time.monotonic() - began
         except BaseException:
             second.kill()
             raise
         self._process = stays
         row.said += news(refused.lines)
-        row.wrong += complaints(refused.lines, row.code)
-        done = (stays.step() or refused.step() or 0) >= self._whole.steps
-        if row.code != BAD_INPUT and not (row.code == DONE and done):
+        row.wrong += self._complaints(refused, row.code)
+        if row.code != BAD_INPUT and not (row.code == DONE and self._done(refused)):
             row.wrong.append(f"exit code {row.code} of the second process instead of {BAD_INPUT}")
-        if row.code == BAD_INPUT and len(refused.lines) != 1:
+        if row.code == BAD_INPUT and len(refused.lines) != 1 and self._command.processes == 1:
             row.wrong.append(f"{len(refused.lines)} lines instead of one")
+
+    def _complaints(self, process: Process, code: int) -> list[str]:
+        """What is wrong with how a process spoke: a crash, not one line for an error, or a peer that hangs."""
+        lines = process.lines
+        wrong = [f"it crashed: {line}" for line in lines if CRASH.match(line)][-1:]
+        errors = [line for line in lines if line.startswith("error:")]
+        if len(errors) > self._command.processes:
+            wrong.append(f"{len(errors)} error lines")
+        if code == BAD_INPUT and (not errors or (self._command.processes == 1 and lines[-1] != errors[-1])):
+            wrong.append("exit code 2, and its last line is no error")
+        if process.ready is not None and any(ENDED_BY_FORCE.match(line) for line in lines):
+            wrong.append("a process hung after it lost another, and was ended")
+        return wrong
+
+    def _done(self, process: Process) -> bool:
+        """Whether a process had no step left to do."""
+        return max(process.start or 0, process.step() or 0) >= self._whole.steps
 
     def _end(self) -> None:
         """Waits for the end of the job's process, which no fault brings about."""
@@ -176,7 +194,7 @@ class Job:
         code = running.end()
         self._process = None
         self._settle(running)
-        self._blame(complaints(running.lines, code))
+        self._blame(self._complaints(running, code))
         if code != DONE:
             self._blame([f"the next process ended with exit code {code}: {(running.lines or [''])[-1]}"])
         self.over, self.broken = True, code != DONE
@@ -220,14 +238,3 @@ def news(lines: list[str]) -> list[str]:
     """The lines that not every run says, up to a crash."""
     said = itertools.takewhile(lambda line: not CRASH.match(line), lines)
     return [line for line in said if line and not USUAL.match(line)]
-
-
-def complaints(lines: list[str], code: int) -> list[str]:
-    """What is wrong with how a process spoke: a crash, or not one line for an error."""
-    wrong = [f"it crashed: {line}" for line in lines if CRASH.match(line)][-1:]
-    errors = [line for line in lines if line.startswith("error:")]
-    if len(errors) > 1:
-        wrong.append(f"{len(errors)} error lines")
-    if code == BAD_INPUT and (not errors or lines[-1] != errors[-1]):
-        wrong.append("exit code 2, and its last line is no error")
-    return wrong

@@ -1,5 +1,6 @@
-"""One process of a job: in a group of its own, watched, hit by signals, and never left behind."""
+"""A running job: in a process group of its own, watched, hit by signals, and never left behind."""
 
+import dataclasses
 import json
 import os
 import re
@@ -22,6 +23,14 @@ class Hang(Exception):
     """A process did not do in time what it should; it has been killed."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """What starts a job, as soon as a --workdir is appended; `processes` of them, if more than one, joined."""
+
+    argv: list[str]
+    processes: int = 1
+
+
 class Process:
     """`command` on `workdir`, from its start.
 
@@ -32,7 +41,7 @@ class Process:
       start: the step that it goes on from; None before it says so.
     """
 
-    def __init__(self, command: list[str], workdir: Path, patience: float) -> None:
+    def __init__(self, command: Command, workdir: Path, patience: float) -> None:
         self.workdir = workdir
         self.lines: list[str] = []
         self.began = time.monotonic()
@@ -40,9 +49,10 @@ class Process:
         self.start: int | None = None
         self._patience = patience
         self._since = time.time()
-        command = [*command, f"--workdir={workdir}"]
+        self._joined = command.processes > 1
+        argv = [*command.argv, f"--workdir={workdir}"]
         self._popen = subprocess.Popen(
-            command,
+            argv,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,  # not a file: that would count when its disk is full
             stderr=subprocess.STDOUT,
@@ -50,17 +60,18 @@ class Process:
             errors="replace",
             start_new_session=True,
         )
-        self._reader = threading.Thread(target=self._read, args=(command,), daemon=True)
+        self._reader = threading.Thread(target=self._read, args=(argv,), daemon=True)
         self._reader.start()
 
-    def _read(self, command: list[str]) -> None:
+    def _read(self, argv: list[str]) -> None:
         """Keeps what it says, also in a log beside the workdir."""
         said = self._popen.stdout
         assert said is not None
         with said, self.workdir.with_name(f"{self.workdir.name}.log").open("a", buffering=1) as log:
-            log.write(f"$ {shlex.join(command)}\n")
+            log.write(f"$ {shlex.join(argv)}\n")
             for line in said:
                 log.write(line)
+                line = re.sub(r"^\[\d+\] ", "", line)  # which of several processes said it
                 if found := BEGINS_AT.match(line):
                     self.start = int(found[1] or found[2])
                 elif line.startswith("compiled first step"):
@@ -79,6 +90,11 @@ class Process:
         with suppress(OSError):  # it may be done by now
             return any(path.stat().st_mtime > self._since for path in begun)
         return False
+
+    @property
+    def id(self) -> int:
+        """Its number in the system, and that of its group."""
+        return self._popen.pid
 
     @property
     def code(self) -> int | None:
@@ -107,17 +123,41 @@ class Process:
             self._popen.wait(seconds)
         return self.code is None
 
-    def send(self, number: int, group: bool = False) -> None:
-        """Sends a signal to the process, or to all of its group as a terminal does; nothing if it has ended."""
-        with suppress(ProcessLookupError):
-            (os.killpg if group else os.kill)(self._popen.pid, number)
+    def send(self, number: int, member: int | None = None) -> None:
+        """Sends a signal to one of `members`, or to the whole group as a terminal does; nothing if it has ended."""
+        if self.code is None:
+            with suppress(ProcessLookupError):
+                if member is None:
+                    os.killpg(self.id, number)
+                else:
+                    os.kill(member, number)
+
+    def members(self) -> list[int]:
+        """The ids of the processes that are joined, if they have started; else of the one that was started."""
+        children = Path(f"/proc/{self.id}/task/{self.id}/children")
+        found = children.read_text().split() if self._joined and children.exists() else []
+        return [int(child) for child in found] or [self.id]
+
+    def hold(self) -> None:
+        """Stops all of it until `go_on`."""
+        self._to_all(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Lets it go on after `hold`."""
+        self._to_all(signal.SIGCONT)
+
+    def _to_all(self, number: int) -> None:
+        for member in self.members() if self.code is None else ():
+            with suppress(ProcessLookupError):
+                os.killpg(member, number)  # each leads a group
 
     def limit_files(self, size: int) -> None:
         """From now on no file that it writes can grow beyond `size` bytes."""
         import resource  # here, because prlimit is Linux's
 
-        with suppress(ProcessLookupError):
-            resource.prlimit(self._popen.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+        for member in self.members():
+            with suppress(ProcessLookupError):
+                resource.prlimit(member, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
     def end(self) -> int:
         """Waits for its end, and for that of all that it started; returns the exit code.
@@ -137,8 +177,10 @@ class Process:
         return code
 
     def kill(self) -> None:
-        """Kills its whole group."""
-        self.send(signal.SIGKILL, group=True)
+        """Kills its whole group, which is there as long as its output is open."""
+        if self.code is None or self._reader.is_alive():
+            with suppress(ProcessLookupError):
+                os.killpg(self.id, signal.SIGKILL)
         self._popen.wait()
         self._reader.join(5)
 

@@ -1,6 +1,7 @@
 """What a drill found: a faulted job compared with the undisturbed one, and the tables."""
 
 import dataclasses
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from resjax.drill.job import Job
 from resjax.sweep.results import markdown
 
 TIMES = ("seconds", "images_per_second", "input_wait")
+WIDTH = 100  # characters of what was said
 SHOWN = 5  # differences of a job
 COLUMNS = ["#", "fault", "moment", "exit code", "after, s", "goes on from", "steps lost", "what was said"]
 
@@ -40,9 +42,11 @@ def _fields(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
 
 
 def _records(path: Path) -> dict[tuple[int, str], list[dict[str, Any]]]:
+    """A run's own records by step and split; a fault may have put others beside them."""
     found: dict[tuple[int, str], list[dict[str, Any]]] = {}
     for record in files.read_lines(path):
-        found.setdefault((record.get("step", -1), record.get("split", "")), []).append(record)
+        if isinstance(record.get("step"), int) and isinstance(record.get("split"), str):
+            found.setdefault((record["step"], record["split"]), []).append(record)
     return found
 
 
@@ -86,7 +90,7 @@ def _cells(fault: dict[str, Any]) -> list[str]:
         "" if fault["seconds"] is None else f"{fault['seconds']:.1f}",
         "" if fault["resumed"] is None else str(fault["resumed"]),
         str(fault["steps_lost"]),
-        "; ".join(fault["said"]),
+        textwrap.shorten("; ".join(fault["said"]), WIDTH, placeholder=" ..."),
     ]
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from resjax.drill.faults import Fault, Whole
 from resjax.drill.job import Job
+from resjax.drill.process import Command
 
 # Counts to ten as a run would, once it has said that it began.
 STAND_IN = """
@@ -38,7 +39,7 @@ def suffer(tmp_path):
         path.write_text(textwrap.dedent(STAND_IN) + textwrap.dedent(script))
         fault = Fault(1, kind, 0)
         fault.again()
-        with Job([sys.executable, str(path)], tmp_path / "job", Whole(100, 100, patience)) as job:
+        with Job(Command([sys.executable, str(path)]), tmp_path / "job", Whole(100, 100, patience)) as job:
             row = job.suffer(fault)
             if row is None or not row.wrong:
                 job.finish()
