@@ -89,6 +89,9 @@ def check_values(config: ConfigDict) -> None:
 def nearest_field(name: str) -> str | None:
     """The field that a dotted name probably means: another codebase's word for it, or a similar name; or None."""
     section, _, last = name.rpartition(".")
+    fields = flatten(plain(default()))
+    if name in fields:
+        return name
     if last in ALIASES:
         return ALIASES[last]
 
@@ -100,7 +103,7 @@ def nearest_field(name: str) -> str | None:
         own_section, _, own_last = field.rpartition(".")
         return ratio(last, own_last) + (0.3 * ratio(section, own_section) if section else 0)
 
-    best = max(flatten(plain(default())), key=likeness)
+    best = max(fields, key=likeness)
     return best if likeness(best) > 0.65 else None
 
 

@@ -19,7 +19,7 @@ FLOORS = (
     ("resjax.experiment",),
     ("resjax.cli", "resjax.torch_twin"),
     ("resjax.analysis",),
-    ("resjax.main", "resjax.benchmark", "resjax.describe"),
+    ("resjax.main", "resjax.benchmark", "resjax.describe", "resjax.plan"),
     ("resjax.sweep",),
     ("resjax.drill",),
     ("resjax.papers",),
