@@ -1,7 +1,6 @@
 """Runs a sweep with the chosen launcher, and keeps its table up to date."""
 
 import fcntl
-import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +22,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("jobs", None, "Runs at a time.", flag_values=values)
     flags.DEFINE_enum("launcher", "local", ["local", "slurm"], "Where the runs go.", flag_values=values)
     flags.DEFINE_string("sbatch", "", "Options of sbatch, such as --gres=gpu:1.", flag_values=values)
-    flags.DEFINE_boolean("dry_run", False, "Print the commands and run nothing.", flag_values=values)
+    flags.DEFINE_boolean("dry_run", False, "Print the commands or the job; run nothing.", flag_values=values)
 
 
 def conduct(
@@ -47,8 +46,10 @@ def conduct(
     check_workdir(runs, workdir)
     missing = [run for run in chosen if not run.summary()]
     if values.dry_run:
-        command = local.command if values.launcher == "local" else lambda run: shlex.join(run.command)
-        print("\n".join(map(command, missing)))
+        if values.launcher == "local":
+            print("\n".join(map(local.command, missing)))
+        elif missing:
+            print(slurm.script(missing, workdir, values.jobs, values.sbatch), end="")
         say(f"{len(missing)} runs to do, {len(chosen) - len(missing)} finished")
         return 0
     check_data(missing)

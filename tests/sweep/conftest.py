@@ -22,13 +22,15 @@ if note.startswith("fail"):
     sys.exit("error: " + note)
 if note == "killed":
     os.kill(os.getpid(), signal.SIGKILL)
+if note == "stopped":
+    sys.exit(75)
 if note == "nan":
     print("error: the loss is nan at step 3", file=sys.stderr)
     sys.exit(3)
 os.makedirs(workdir, exist_ok=True)
 with open(workdir + "/config.json", "w") as file:
     file.write(sys.argv[4])
-if note == "wait":
+if note == "wait" or (note == "wait once" and not os.path.exists(workdir + "/listening")):
     def stop(number, frame):
         print("stopped at step 2 of 4", file=sys.stderr)
         sys.exit(75)

@@ -39,8 +39,9 @@ def test_dry_run_prints_the_commands_and_writes_nothing(sweep_file, workdir, cap
         *("--config.seed=1", f"--workdir={workdir}/runs/wide/seed1"),
     ]
     assert not workdir.exists()
-    assert go(path, workdir, "--dry_run", "--launcher=slurm") == DONE  # where the node's cores are SLURM's to give
-    assert capsys.readouterr().out.startswith("python -m resjax.main ")
+    assert go(path, workdir, "--dry_run", "--launcher=slurm", "--jobs=2") == DONE
+    assert "#SBATCH --array=0-3%2\n" in capsys.readouterr().out
+    assert not workdir.exists()
 
 
 def test_a_failing_run_stops_no_other_and_is_a_row(stand_in, sweep_file, workdir, capsys):
