@@ -22,6 +22,7 @@ import shutil
 import signal
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -37,6 +38,7 @@ from resjax.errors import DONE, FAILED, BadInput, unknown
 from resjax.train import lock
 
 OWN = ("undisturbed", "undisturbed.log", "jobs", "drill.json", "table.md", lock.NAME)
+PATIENCE = 10  # jobs that may be over before the same fault comes
 LAUNCH = Path(resjax.__file__).parents[1] / "launch" / "local"
 EVERY_STEP = "--config.log_every_steps=1"  # so that each is compared, and a moment can be any
 
@@ -64,7 +66,7 @@ def main(argv: list[str]) -> int:
         raise BadInput(f"--kinds={','.join(values.kinds)}: disk works on Linux only; leave it out")
     command = started_by([*cli.recipe(argv), EVERY_STEP], values.processes, values.devices)
     workdir = Path(values.workdir or Path("runs") / f"drill-{values.config.name}")
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # its processes must not outlive the drill
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # all as Ctrl-C
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _stop)
     try:
@@ -113,13 +115,16 @@ def drill(command: Command, workdir: Path, values: flags.FlagValues) -> int:
     waiting = draw(values.kinds, values.faults, values.seed)
     jobs: list[Job] = []
     while waiting and not any(job.broken and not job.rows for job in jobs):
-        with Job(command, workdir / "jobs" / str(len(jobs) + 1), whole) as job:
+        with closing(Job(command, workdir / "jobs" / str(len(jobs) + 1), whole)) as job:
             jobs.append(job)
             while waiting and (row := job.suffer(waiting[0])):
                 waiting.pop(0)
                 told = [f"{row.number:>3} of {values.faults}", row.kind, row.what, row.moment, *row.wrong]
                 say("  ".join(part for part in told if part))
             job.finish()
+            if waiting and waiting[0].missed == PATIENCE:
+                kind = waiting[0].kind
+                raise BadInput(f"--kinds={kind}: {PATIENCE} jobs were over before it could come; leave it out")
         say(f"job {len(jobs)} is {'broken' if job.broken else 'done'}")
     found = report.collect(jobs, undisturbed)
     about = {"command": shlex.join(["python", "-m", "resjax.drill", *sys.argv[1:]]), "undisturbed": summary}

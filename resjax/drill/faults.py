@@ -53,7 +53,7 @@ class Fault:
     """One fault, drawn from the seed of the drill and its number."""
 
     def __init__(self, number: int, kind: str, seed: int) -> None:
-        self.number, self.kind = number, kind
+        self.number, self.kind, self.missed = number, kind, 0
         self.rng = random.Random(f"{seed} {number} {kind}")
         moments = {name: share for name, share in MOMENTS.items() if name != "start" or kind not in damage.DAMAGES}
         [self.moment] = self.rng.choices(list(moments), list(moments.values()))
@@ -61,6 +61,7 @@ class Fault:
     def again(self) -> None:
         """For another job, because this one was over before: at some step, which comes in every job."""
         self.moment = "step"
+        self.missed += 1
 
     def wait(self, process: Process, whole: Whole, startup: float) -> bool:
         """Returns True when the moment has come; False if the process has ended before.

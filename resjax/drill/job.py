@@ -6,7 +6,6 @@ import re
 import signal
 import time
 from pathlib import Path
-from types import TracebackType
 
 from resjax.drill import damage
 from resjax.drill.faults import STOPS, Fault, Whole
@@ -16,7 +15,7 @@ from resjax.errors import BAD_INPUT, DONE, INTERRUPTED
 # What every run says; the rest is news.
 USUAL = re.compile(
     "(resjax|device|network|data|training|logs|note|resumed|compiled|step|done|digest|results) | |to go on,|SIG"
-    "|.* is finished: "
+    "|.* is finished: |.*resource_tracker.py"
 )
 ENDED_BY_FORCE = re.compile("launch/local: SIG.* still running")
 CRASH = re.compile(r"Traceback |Exception |Fatal |[\w.]+Error\b")
@@ -57,7 +56,7 @@ class Row:
 
 
 class Job:
-    """One job in a folder of its own; leaving it ends its process.
+    """One job in a folder of its own; `close` ends its process.
 
     Attributes:
       rows: the faults that it has met.
@@ -94,7 +93,7 @@ class Job:
             if row not in self.rows:
                 self.rows.append(row)
             row.wrong.append(str(error))
-            self._process = None
+            self.close()
         return row
 
     def finish(self) -> None:
@@ -105,7 +104,8 @@ class Job:
                 self._end()
             except Hang as error:
                 self._blame([str(error)])
-                self._process, self.over, self.broken = None, True, True
+                self.close()
+                self.over = self.broken = True
 
     def _hit(self, fault: Fault, row: Row, running: Process) -> None:
         rng, at, began = fault.rng, len(running.lines), time.monotonic()
@@ -224,14 +224,11 @@ class Job:
     def _start(self) -> Process:
         return Process(self._command, self.workdir, self._whole.patience)
 
-    def __enter__(self) -> "Job":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Ends its process."""
         if self._process is not None:
             self._process.kill()
+            self._process = None
 
 
 def news(lines: list[str]) -> list[str]:

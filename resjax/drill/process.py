@@ -1,5 +1,6 @@
 """A running job: in a process group of its own, watched, hit by signals, and never left behind."""
 
+import ctypes
 import dataclasses
 import json
 import os
@@ -7,6 +8,7 @@ import re
 import shlex
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -59,6 +61,7 @@ class Process:
             text=True,
             errors="replace",
             start_new_session=True,
+            preexec_fn=_tied_to_us(),
         )
         self._reader = threading.Thread(target=self._read, args=(argv,), daemon=True)
         self._reader.start()
@@ -157,7 +160,8 @@ class Process:
 
         for member in self.members():
             with suppress(ProcessLookupError):
-                resource.prlimit(member, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+                _, most = resource.prlimit(member, resource.RLIMIT_FSIZE)
+                resource.prlimit(member, resource.RLIMIT_FSIZE, (size, most))
 
     def end(self) -> int:
         """Waits for its end, and for that of all that it started; returns the exit code.
@@ -191,6 +195,14 @@ class Process:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.kill()
+
+
+def _tied_to_us() -> Callable[[], object] | None:
+    """What a process does before its program starts, so that Linux kills it when the drill itself is killed."""
+    if sys.platform != "linux":
+        return None
+    prctl, set_death_signal = ctypes.CDLL(None).prctl, 1
+    return lambda: prctl(set_death_signal, signal.SIGKILL)
 
 
 def listed(folder: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 import sys
 import textwrap
+from contextlib import closing
 
 import pytest
 
@@ -39,7 +40,8 @@ def suffer(tmp_path):
         path.write_text(textwrap.dedent(STAND_IN) + textwrap.dedent(script))
         fault = Fault(1, kind, 0)
         fault.again()
-        with Job(Command([sys.executable, str(path)]), tmp_path / "job", Whole(100, 100, patience)) as job:
+        command = Command([sys.executable, str(path)])
+        with closing(Job(command, tmp_path / "job", Whole(100, 100, patience))) as job:
             row = job.suffer(fault)
             if row is None or not row.wrong:
                 job.finish()
