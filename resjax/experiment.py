@@ -16,6 +16,7 @@ from resjax.errors import BadInput
 from resjax.evaluation.evaluate import Evaluation
 from resjax.train.checkpoint import Checkpoints
 from resjax.train.loop import Experiment
+from resjax.train.peers import Alone, Peers
 from resjax.train.program import build
 from resjax.train.step import TrainState
 
@@ -34,22 +35,27 @@ def open(config: ConfigDict, workdir: Path | None = None) -> Experiment:
     config = resolved(config, dataset)
     check_memory(config, dataset.image_shape, jax.process_count())
     spec, length = network(config), durations(config, dataset.train_size)
+    program = build(config, spec, length)
     splits = ["validation", "test"] if dataset.validation_size else ["test"]
     evaluations = tuple(
-        Evaluation(split, partial(dataset.evaluate, split, config.batch_size), length.eval_every)
+        Evaluation(split, partial(dataset.evaluate, split, config.batch_size, program.rows), length.eval_every)
         for split in splits
     )
-    return Experiment(config, spec, dataset, length, evaluations, build(config, spec, length))
+    return Experiment(config, spec, dataset, length, evaluations, program)
 
 
 def load(
-    workdir: Path | str, step: str = "latest", config: ConfigDict | None = None
+    workdir: Path | str,
+    step: str = "latest",
+    config: ConfigDict | None = None,
+    job: Peers | Alone | None = None,
 ) -> tuple[Experiment, TrainState]:
     """A run from its folder, and its state after a saved step.
 
     Args:
       step: `latest`, `best` or a number.
       config: taken instead of the run's own, for another data set or mesh.
+      job: the processes that the state is laid over; all call this.
 
     Raises:
       BadInput: if there is no run or no such step, or the checkpoint is damaged.
@@ -59,7 +65,7 @@ def load(
     if not path.is_file():
         raise BadInput(f"workdir={workdir} holds no run; train one there first")
     run = open(config or restored(files.read_json(path), path), workdir)
-    with closing(Checkpoints(workdir)) as checkpoints:
+    with closing(Checkpoints(workdir, job=job)) as checkpoints:
         state, _ = checkpoints.restore(run.program.abstract, checkpoints.find(step))
     return run, state
 

@@ -4,7 +4,8 @@
     python -m resjax.main --mode=eval --workdir=runs/short
 
 The same command resumes a stopped run. To evaluate a run, its folder is enough.
-Exit codes: 0 done, 2 bad input, 3 the loss became infinite or NaN, 75 stopped by a signal with the state saved.
+Exit codes: 0 done, 2 bad input, 3 the loss became infinite or NaN, 69 another process of the job is gone,
+75 stopped by a signal with the state saved.
 """
 
 import time
@@ -31,15 +32,18 @@ from ml_collections import ConfigDict
 
 import resjax
 from resjax import checks, cli, experiment, files
-from resjax.config import network, plain, restored
+from resjax.config import flatten, network, plain, restored
 from resjax.errors import DONE, INTERRUPTED, NON_FINITE, BadInput
 from resjax.evaluation.evaluate import evaluate
 from resjax.models import counts
-from resjax.train import lock
-from resjax.train.checkpoint import check_source
+from resjax.train import hosts, lock
+from resjax.train.checkpoint import check_source, versions
 from resjax.train.loop import Experiment, train
+from resjax.train.peers import Alone, Peers
 from resjax.train.preemption import Preempted
 from resjax.train.progress import NonFinite
+
+OF_A_MACHINE = ("data.dir",)  # fields that the processes of a job need not have in common
 
 
 def define(values: flags.FlagValues) -> None:
@@ -47,6 +51,12 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train, or evaluate a checkpoint.", flag_values=values)
     flags.DEFINE_string("step", "latest", "With --mode=eval: latest, best or a step.", flag_values=values)
     flags.DEFINE_integer("devices", None, "Split the CPU into so many devices.", flag_values=values)
+    flags.DEFINE_string("coordinator", None, "Of several processes: HOST:PORT of process 0.", flag_values=values)
+    flags.DEFINE_integer("num_processes", None, "How many processes train together.", flag_values=values)
+    flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", flag_values=values)
+    flags.DEFINE_integer(
+        "initialization_timeout", 300, "Seconds to wait for the other processes.", flag_values=values
+    )
 
 
 def main(argv: list[str]) -> int:
@@ -58,13 +68,33 @@ def main(argv: list[str]) -> int:
         raise BadInput(
             "--config is missing: give a file, such as --config=configs/digits.py, or with --mode=eval a --workdir"
         )
-    workdir = Path(values.workdir or Path("runs") / values.config.name)
-    if values.mode == "eval":
-        print(json.dumps(evaluate_run(workdir, values.config, cli.overrides(argv), values.step), indent=2))
+    workdir, timeout = Path(values.workdir or Path("runs") / values.config.name), values.initialization_timeout
+    if timeout < 1:
+        raise BadInput(f"--initialization_timeout={timeout}: must be at least 1 second")
+    place = hosts.place(values.coordinator, values.num_processes, values.process_id, timeout)
+    with hosts.joined(place, common(values, workdir), timeout) as job:
+        if values.mode == "train":
+            return train_run(workdir, values.config, argv, job)
+        result = evaluate_run(workdir, values.config, cli.overrides(argv), values.step, job)
+        if job.index == 0:
+            print(json.dumps(result, indent=2))
         return DONE
 
+
+def common(values: flags.FlagValues, workdir: Path) -> dict[str, Any]:
+    """What has to be equal in all processes of a job, by name."""
+    fields = flatten(plain(values.config)) if values.config else {}
+    config = {f"config.{name}": value for name, value in fields.items() if name not in OF_A_MACHINE}
+    return {"mode": values.mode, "step": values.step, "workdir": str(workdir)} | versions() | config
+
+
+def train_run(workdir: Path, config: ConfigDict, argv: list[str], job: Peers | Alone) -> int:
+    """Trains in `workdir`, or goes on there, and returns the exit code.
+
+    Raises:
+      BadInput: before anything is written, for whatever cannot work.
+    """
     # Everything that can be wrong is found before anything is written or compiled.
-    config = values.config
     checks.validate(config, jax.device_count())
     config = check_workdir(workdir, config)
     if config.init_from:
@@ -75,16 +105,22 @@ def main(argv: list[str]) -> int:
         if summary["steps"] >= run.durations.total:
             say(f"{workdir} is finished: {summary['steps']} steps; train longer or choose another --workdir")
             return report(workdir, summary)
+    job.gather("checked", None)
     try:
         with ExitStack() as held:
-            try:
-                workdir.mkdir(parents=True, exist_ok=True)
-                held.enter_context(lock.hold(workdir))
-                files.write_json(workdir / "config.json", plain(run.config))
-            except OSError as error:
-                raise BadInput(f"workdir={workdir} is not writable: {error}; choose another --workdir") from error
+            if job.index == 0:
+                try:
+                    workdir.mkdir(parents=True, exist_ok=True)
+                    held.enter_context(lock.hold(workdir))
+                    files.write_json(workdir / "config.json", plain(run.config))
+                except OSError as error:
+                    raise BadInput(
+                        f"workdir={workdir} is not writable: {error}; choose another --workdir"
+                    ) from error
+            job.gather("workdir", None)
+            check_shared(workdir)
             announce(run, workdir)
-            summary = train(run, workdir, BEGAN)
+            summary = train(run, workdir, BEGAN, job)
     except Preempted as stopped:
         say(f"{stopped}; saved in {workdir}")
         say(f"to go on, run the same command again: python -m resjax.main {shlex.join(argv)}")
@@ -94,7 +130,8 @@ def main(argv: list[str]) -> int:
         return NON_FINITE
     from resjax.analysis import curves  # matplotlib takes a second to import; nothing waits for it by now
 
-    curves.draw({run.config.name: workdir}, workdir / "curves.png")
+    if job.index == 0:
+        curves.draw({run.config.name: workdir}, workdir / "curves.png")
     return report(workdir, summary)
 
 
@@ -124,12 +161,23 @@ def check_workdir(workdir: Path, config: ConfigDict) -> ConfigDict:
     return config
 
 
+def check_shared(workdir: Path) -> None:
+    """Raises BadInput unless this process sees what the first one wrote, which a network may delay a little."""
+    for _ in range(20):
+        if (workdir / "config.json").is_file():
+            return
+        time.sleep(0.5)
+    raise BadInput(f"workdir={workdir} is another folder here than for process 0: give one that all machines share")
+
+
 def left_over(path: Path) -> bool:
     """True for a file that a process killed at its start leaves in its workdir."""
     return path.name == lock.NAME or files.is_temporary(path)
 
 
-def evaluate_run(workdir: Path, config: ConfigDict | None, overrides: list[str], which: str) -> dict[str, Any]:
+def evaluate_run(
+    workdir: Path, config: ConfigDict | None, overrides: list[str], which: str, job: Peers | Alone
+) -> dict[str, Any]:
     """Accuracy and loss of one checkpoint on the test split (and the validation split, if any); writes nothing.
 
     The run's own config is used. `overrides` may name another data set, folder or split; stderr names every other
@@ -154,7 +202,7 @@ def evaluate_run(workdir: Path, config: ConfigDict | None, overrides: list[str],
             if line.startswith("model."):
                 raise BadInput(f"workdir={workdir} holds another network: {line}. Leave --config out")
             say(f"the run's own value is taken: {line}")
-    run, state = experiment.load(workdir, which, asked)
+    run, state = experiment.load(workdir, which, asked, job)
     step = int(state.step)
     say(f"evaluating step {step} of {workdir} on {run.config.data.name}, preprocessed as in training")
     result: dict[str, Any] = {"step": step}
@@ -171,9 +219,10 @@ def announce(run: Experiment, workdir: Path) -> None:
     config, spec, dataset, durations = run.config, run.spec, run.dataset, run.durations
     cost, device, mesh = counts.total(spec), jax.devices()[0], run.program.mesh.shape
     scan = ", scanned" if spec.scan else ""
+    processes = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
     say(
         f"resjax {resjax.__version__}, jax {jax.__version__}\n"
-        f"device    {jax.device_count()} x {device.device_kind} ({device.platform}); "
+        f"device    {jax.device_count()} x {device.device_kind} ({device.platform}){processes}; "
         f"mesh data={mesh['data']} fsdp={mesh['fsdp']}\n"
         f"network   {config.name}: depth {spec.depth}, {cost.params:,} parameters, "
         f"{cost.macs / 1e6:,.1f} M multiply-adds per image, {spec.dtype}{scan}\n"
@@ -205,7 +254,9 @@ def report(workdir: Path, summary: dict[str, Any]) -> int:
 
 
 def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    """A line on stderr, of the first process alone."""
+    if jax.process_index() == 0:
+        print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

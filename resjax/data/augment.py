@@ -1,13 +1,14 @@
 """Random views of training images, made on the host: pure functions of arrays and random draws.
 
-All draws are made for the whole batch before any image is read, so row i of a batch depends only on the batch's
-generator and on image i, and a host that reads only some rows of a batch can make the same ones.
+All draws are made for the whole batch, so row i of a batch depends only on the batch's generator and on image i: a
+process that reads only some rows makes the same ones.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 
+from resjax.data.order import Share
 from resjax.data.preprocess import Images, Preprocessing, resize
 
 AUGMENTATIONS = ("none", "crop", "crop_flip", "resized_crop_flip")
@@ -20,31 +21,32 @@ TRIES = 10
 
 
 def random_views(
-    images: Images, augment: str, pad: int, preprocessing: Preprocessing, rng: np.random.Generator
+    images: Images, share: Share, augment: str, pad: int, preprocessing: Preprocessing, rng: np.random.Generator
 ) -> np.ndarray:
     """Views for training: B uint8 images [H, W, C] -> float32 [B, H', W', C].
 
     Args:
+        share: which rows of the batch these images are.
         augment: one of AUGMENTATIONS.
         pad: zeros put on each side before a random crop, in pixels ('crop', 'crop_flip'). They come after
             normalisation, so they stand for the mean image.
     """
     if augment == "resized_crop_flip":
-        views = random_resized_crop(images, preprocessing.size, preprocessing.interpolation, rng)
+        views = random_resized_crop(images, share, preprocessing.size, preprocessing.interpolation, rng)
     else:
         views = preprocessing.view(images)
     result = preprocessing.normalize(views)
     if augment in ("crop", "crop_flip"):
-        result = random_crop(result, pad, rng)
+        result = random_crop(result, share, pad, rng)
     if augment in ("crop_flip", "resized_crop_flip"):
-        result = random_flip(result, rng)
+        result = random_flip(result, share, rng)
     return result
 
 
-def random_crop(images: np.ndarray, pad: int, rng: np.random.Generator) -> np.ndarray:
+def random_crop(images: np.ndarray, share: Share, pad: int, rng: np.random.Generator) -> np.ndarray:
     """Puts `pad` zeros on each side of [B, H, W, C] and crops each image back to H x W at random."""
     batch, height, width, channels = images.shape
-    offsets = rng.integers(0, 2 * pad + 1, size=(batch, 2))
+    offsets = rng.integers(0, 2 * pad + 1, size=(share.batch_size, 2))[share.rows]
     padded = np.zeros((batch, height + 2 * pad, width + 2 * pad, channels), images.dtype)
     padded[:, pad : pad + height, pad : pad + width] = images
     result = np.empty_like(images)
@@ -53,20 +55,22 @@ def random_crop(images: np.ndarray, pad: int, rng: np.random.Generator) -> np.nd
     return result
 
 
-def random_flip(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def random_flip(images: np.ndarray, share: Share, rng: np.random.Generator) -> np.ndarray:
     """Mirrors each image of [B, H, W, C] left to right with probability 1/2."""
-    mirror = rng.random(len(images)) < 0.5
+    mirror = rng.random(share.batch_size)[share.rows] < 0.5
     result = images.copy()
     result[mirror] = images[mirror, :, ::-1]
     return result
 
 
-def random_resized_crop(images: Images, size: int, interpolation: str, rng: np.random.Generator) -> np.ndarray:
+def random_resized_crop(
+    images: Images, share: Share, size: int, interpolation: str, rng: np.random.Generator
+) -> np.ndarray:
     """Inception crops: B uint8 images [H, W, C] of any sizes -> uint8 [B, size, size, C].
 
     Each crop has 8-100 % of the image's area and a log-uniform aspect ratio in 3/4-4/3.
     """
-    draws = rng.random((len(images), TRIES, 4))
+    draws = rng.random((share.batch_size, TRIES, 4))[share.rows]
     boxes = [crop_box(image.shape[:2], draw) for image, draw in zip(images, draws, strict=True)]
     return np.stack(
         [resize(image, box, (size, size), interpolation) for image, box in zip(images, boxes, strict=True)]

@@ -17,7 +17,7 @@ import numpy as np
 
 from resjax.data import sources, statistics
 from resjax.data.augment import random_views
-from resjax.data.order import Order
+from resjax.data.order import Order, Share
 from resjax.data.preprocess import Preprocessing
 from resjax.data.resolve import Resolved, resolve
 from resjax.errors import BadInput
@@ -37,11 +37,15 @@ class Dataset(Resolved):
     _records: dict[str, sources.Records] = field(repr=False)
     _workers: int = field(repr=False)
 
-    def train(self, batch_size: int, seed: int, start_step: int = 0) -> "Batches":
+    def train(self, batch_size: int, seed: int, start_step: int = 0, rows: np.ndarray | None = None) -> "Batches":
         """Endless shuffled and augmented batches, the one for step `start_step` first.
 
         Each epoch is a new permutation; batches run across the border between epochs, so every image is seen
         exactly once in an epoch. HostBatch k is the same for every `start_step` and number of workers.
+
+        Args:
+            batch_size: of all processes together.
+            rows: those of each batch that this process reads, ascending; None for all, then B = batch_size.
 
         Returns:
             An iterator of {'image': float32 [B, H, W, C], 'label': int32 [B]}.
@@ -51,18 +55,22 @@ class Dataset(Resolved):
         """
         import grain
 
-        order = Order(self.train_size, batch_size, seed)
-        read = _TrainBatch(order, self._records["train"], self.augment, self.pad, self.preprocessing)
+        order, share = Order(self.train_size, batch_size, seed), Share.of(batch_size, rows)
+        read = _TrainBatch(order, share, self._records["train"], self.augment, self.pad, self.preprocessing)
         # The generator of random_map depends on the seed and on the element, which here is the step, alone.
         steps = grain.MapDataset.range(sys.maxsize).seed(seed).random_map(read)
         return Batches(steps[start_step:], self._threads("train"), self._workers)
 
-    def evaluate(self, split: str, batch_size: int) -> "Batches":
+    def evaluate(self, split: str, batch_size: int, rows: np.ndarray | None = None) -> "Batches":
         """Every image of 'train', 'validation' or 'test' once, in stored order and without augmentation.
+
+        Args:
+            batch_size, rows: as in `train`.
 
         Returns:
             An iterator of {'image': float32 [B, H, W, C], 'label': int32 [B], 'mask': float32 [B]}. The last batch
             is filled up with zeros whose mask is 0; the mask of images is 1.
+            All processes get as many batches.
 
         Raises:
             BadInput: for a split that is not configured, or a damaged record, when the batch that holds it is due.
@@ -71,7 +79,7 @@ class Dataset(Resolved):
 
         if split not in self._records:
             raise BadInput(f"split {split!r} is not configured: choose one of {', '.join(self._records)}")
-        read = _EvaluationBatch(self._records[split], self.preprocessing, batch_size)
+        read = _EvaluationBatch(self._records[split], self.preprocessing, Share.of(batch_size, rows))
         steps = -(-len(self._records[split]) // batch_size)
         # Starting processes takes longer than one pass over a set in memory.
         workers = 0 if self._ready(split) else self._workers
@@ -150,40 +158,40 @@ def _live_and_die_with_parent(index: int, workers: int) -> None:
 
 @dataclass(frozen=True)
 class _TrainBatch:
-    """Step and its own generator -> the batch.
-
-    With N hosts, host p would read positions[p::N] and keep rows p::N of every draw.
-    """
+    """Step and its own generator -> a process's rows of the batch."""
 
     order: Order
+    share: Share
     records: sources.Records
     augment: str
     pad: int
     preprocessing: Preprocessing
 
     def __call__(self, step: int, rng: np.random.Generator) -> HostBatch:
-        images, labels = self.records.read(self.order(step))
-        return {"image": random_views(images, self.augment, self.pad, self.preprocessing, rng), "label": labels}
+        images, labels = self.records.read(self.order(step)[self.share.rows])
+        views = random_views(images, self.share, self.augment, self.pad, self.preprocessing, rng)
+        return {"image": views, "label": labels}
 
 
 @dataclass(frozen=True)
 class _EvaluationBatch:
-    """Number of the batch -> the batch, filled up to its full size."""
+    """Number of the batch -> a process's rows of it, filled up to their full number."""
 
     records: sources.Records
     preprocessing: Preprocessing
-    batch_size: int
+    share: Share
 
     def __call__(self, step: int) -> HostBatch:
-        start = step * self.batch_size
-        positions = np.arange(start, min(start + self.batch_size, len(self.records)))
-        images, labels = self.records.read(positions)
+        rows = step * self.share.batch_size + self.share.rows
+        there = rows[rows < len(self.records)]
+        # Rows that are filled up take their shape from an image that is there.
+        images, labels = self.records.read(there if there.size else np.array([0]))
         batch = {
-            "image": self.preprocessing.evaluate(images),
-            "label": labels,
-            "mask": np.ones(len(positions), np.float32),
+            "image": self.preprocessing.evaluate(images)[: there.size],
+            "label": labels[: there.size],
+            "mask": np.ones(there.size, np.float32),
         }
-        missing = self.batch_size - len(positions)
+        missing = len(rows) - there.size
         if not missing:
             return batch
         return {key: np.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1)) for key, x in batch.items()}

@@ -1,9 +1,27 @@
-"""The order of training records: a pure function of (seed, step)."""
+"""The order of training records, a pure function of (seed, step), and which of a batch a process reads."""
 
 import functools
 from dataclasses import dataclass
 
 import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Share:
+    """The rows of every batch that one process reads.
+
+    Attributes:
+        batch_size: of all processes together.
+        rows: ascending indices into such a batch.
+    """
+
+    batch_size: int
+    rows: np.ndarray
+
+    @classmethod
+    def of(cls, batch_size: int, rows: np.ndarray | None = None) -> "Share":
+        """These rows; without any, all of them."""
+        return cls(batch_size, np.arange(batch_size) if rows is None else rows)
 
 
 @dataclass(frozen=True)

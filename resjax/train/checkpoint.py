@@ -16,7 +16,7 @@ import importlib.metadata
 import json
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -33,7 +33,8 @@ from resjax.errors import BadInput
 from resjax.models import scan
 from resjax.models.resnet import init_variables
 from resjax.models.spec import Spec
-from resjax.train import damage, digest
+from resjax.train import damage, digest, sharding
+from resjax.train.peers import Alone, Peers
 from resjax.train.step import TrainState
 
 VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain")
@@ -51,18 +52,22 @@ class Checkpoints:
     Args:
       workdir: the run's folder.
       keep: how many of the latest stay; None opens them for reading only.
+      job: the processes that save and restore together; each writes and reads what its devices hold.
     """
 
-    def __init__(self, workdir: Path, keep: int | None = None) -> None:
+    def __init__(self, workdir: Path, keep: int | None = None, job: Peers | Alone | None = None) -> None:
         absl.logging.set_verbosity(absl.logging.FATAL)  # Orbax logs every step of a save
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # and every array that it cannot read
         self._workdir = workdir.absolute()
         self._directory = self._workdir / "checkpoints"
         self._manager: Any = None
+        self._job = job or Alone()
         if keep is not None:
             for step in ocp.utils.checkpoint_steps(self._directory) if self._directory.is_dir() else []:
-                with suppress(OSError):
-                    (self._directory / str(step)).rmdir()  # only of an empty one, which a kill left half deleted
+                if self._job.index == 0:
+                    with suppress(OSError):
+                        (self._directory / str(step)).rmdir()  # only of an empty one: a kill left it half deleted
+            self._job.gather("checkpoints", None)
             self._scores = {step: self._score(step) for step in self.steps()}
             self._digests: dict[int, Future[str]] = {}
             self._background = ThreadPoolExecutor(1, "digest")
@@ -119,15 +124,14 @@ class Checkpoints:
                 self._digests[step] = Future()
                 self._digests[step].set_result(self.meta(step)["digest"])
             return self._digests[step]
-        versions = {name: importlib.metadata.version(name) for name in VERSIONS} | {"resjax": resjax.__version__}
         structure = _structure_digest(digest.structure(state))
         # A copy, because the caller may change its own.
-        beside = json.loads(json.dumps({**meta, "versions": versions, "structure": structure, "score": score}))
+        beside = json.loads(json.dumps({**meta, "versions": versions(), "structure": structure, "score": score}))
         with self._saving():
             self._manager.wait_until_finished()  # so that only one copy is held
             _check_writable(self._directory)
             copy = digest.leaves(state)
-            complete = self._background.submit(_with_digests, beside, copy)
+            complete = self._background.submit(_with_digests, beside, copy, self._together)
             self._digests[step] = self._background.submit(lambda: complete.result()["digest"])
             self._scores[step] = score
             items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=_MetaSave(complete))
@@ -160,6 +164,40 @@ class Checkpoints:
         Raises:
           BadInput: if it cannot be read or has another structure; `Damaged` if it is damaged.
         """
+        try:
+            own: _Read | BadInput = self._read(abstract, step)
+        except BadInput as error:
+            own = error
+        if isinstance(own, BadInput):
+            part = {"error": str(own), "damaged": isinstance(own, Damaged)}
+        else:
+            part = {"sums": [own.sums[leaf] for leaf in sorted(own.sums)]}
+        # A disk, or damage, may be of one process alone: if one cannot read the checkpoint, none takes it.
+        parts = self._job.gather("restored", part)
+        if failed := sorted((part["damaged"], part["error"]) for part in parts if "error" in part):
+            raise (Damaged if failed[0][0] else BadInput)(failed[0][1]) from (
+                own if isinstance(own, BadInput) else None
+            )
+        assert isinstance(own, _Read)
+        meta, state = own.meta, own.state
+        with self._reading(step):
+            if not own.is_sound([part["sums"] for part in parts]):
+                raise damage.Damage("its bytes do not match their digest")
+            if own.converted:
+                state = scan.roll(state) if _is_rolled(digest.structure(own.asked)) else scan.unroll(state)
+                state = jax.tree.map(lambda x, a: sharding.put(x, a.sharding), state, own.asked)
+        for name, starts in own.new.items():
+            if self._job.index == 0:
+                print(f"checkpoint {step} in {self._directory} has no {name}: it starts now", file=sys.stderr)
+            # Copies: a field that starts as another must not share its buffers, which are donated once.
+            value = jax.tree.map(
+                lambda x, a: jax.device_put(jnp.copy(x), a.sharding), starts(state), getattr(abstract, name)
+            )
+            state = state.replace(**{name: value})
+        return state, meta
+
+    def _read(self, abstract: TrainState, step: int) -> "_Read":
+        """What this process holds of a saved state, not yet compared with its digest."""
         meta = self.meta(step)
         with self._reading(step):
             saved = digest.structure(self._tree(step, meta))
@@ -171,26 +209,16 @@ class Checkpoints:
                 and field.name not in there
                 and getattr(abstract, field.name) is not None
             }
-            old = abstract.replace(**dict.fromkeys(new))  # None has no leaves
-            state = self._restore(old, step, saved)
-            if not digest.matches(state, meta["digest"]):
-                raise damage.Damage("its bytes do not match their digest")
-            if _is_rolled(saved) != _is_rolled(digest.structure(old)):
-                state = scan.unroll(state) if _is_rolled(saved) else scan.roll(state)
-                state = jax.tree.map(lambda x, a: jax.device_put(x, a.sharding), state, old)
-        for name, starts in new.items():
-            print(f"checkpoint {step} in {self._directory} has no {name}: it starts now", file=sys.stderr)
-            # Copies: a field that starts as another must not share its buffers, which are donated once.
-            value = jax.tree.map(
-                lambda x, a: jax.device_put(jnp.copy(x), a.sharding), starts(state), getattr(abstract, name)
-            )
-            state = state.replace(**{name: value})
-        return state, meta
+            asked = abstract.replace(**dict.fromkeys(new))  # None has no leaves
+            state = self._restore(asked, step, saved)
+            sums = digest.sums(digest.leaves(state)) if meta["digest"].startswith(digest.FORM) else {}
+            converted = _is_rolled(saved) != _is_rolled(digest.structure(asked))
+        return _Read(meta, state, sums, asked, new, converted)
 
     def _restore(self, asked: TrainState, step: int, saved: digest.Structure) -> TrainState:
         """The state in its saved form: in the shardings asked for if these are of that form, else on one device."""
         if _is_rolled(saved) != _is_rolled(digest.structure(asked)):
-            one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+            one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
             shapes = jax.eval_shape(scan.roll if _is_rolled(saved) else scan.unroll, asked)
             asked = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one), shapes)
         if difference := _difference(saved, digest.structure(asked)):
@@ -206,14 +234,14 @@ class Checkpoints:
           BadInput: if one cannot be read or has another structure, or all are damaged; then nothing is moved.
         """
         damaged: dict[int, Damaged] = {}
-        for step in self.steps():
+        for step in self._job.gather("steps", self.steps())[0]:
             try:
                 found = self.restore(abstract, step)
             except Damaged as error:
                 damaged[step] = error
                 continue
             for bad, why in damaged.items():
-                print(f"{why}; moved to {self._set_aside(bad)}, step {step} is taken", file=sys.stderr)
+                self._set_aside(bad, f"{why}; moved to {{}}, step {step} is taken")
             return found
         if damaged:
             raise BadInput(f"{damaged[max(damaged)]}; so is every one before it: start again in another --workdir")
@@ -260,7 +288,10 @@ class Checkpoints:
 
     def _arrays(self, step: int, asked: Any, restore_args: Any) -> Any:
         args = ocp.args.PyTreeRestore(asked, restore_args=restore_args, partial_restore=True)
-        with closing(ocp.Checkpointer(ocp.PyTreeCheckpointHandler())) as orbax:
+        own = jax.process_index()  # each process reads for itself: if one fails, no other waits for it
+        alone = ocp.options.MultiprocessingOptions(own, {own}, f"read{own}")
+        reader = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+        with closing(ocp.Checkpointer(reader, multiprocessing_options=alone)) as orbax:
             return orbax.restore(self._directory / str(step) / "state", args=args)
 
     def _score(self, step: int) -> float | None:
@@ -274,15 +305,24 @@ class Checkpoints:
         except Damaged:
             return None
 
-    def _set_aside(self, step: int) -> Path:
-        aside = self._workdir / "damaged" / str(step)
-        while aside.exists():
-            aside = aside.with_name(aside.name + "x")
-        aside.parent.mkdir(exist_ok=True)
-        (self._directory / str(step)).rename(aside)
+    def _set_aside(self, step: int, message: str) -> None:
+        """Moves a checkpoint to `damaged/`, and says `message` with the place."""
+        if self._job.index == 0:
+            aside = self._workdir / "damaged" / str(step)
+            while aside.exists():
+                aside = aside.with_name(aside.name + "x")
+            aside.parent.mkdir(exist_ok=True)
+            (self._directory / str(step)).rename(aside)
+            print(message.format(aside), file=sys.stderr)
+        self._job.gather("aside", None)
         if self._manager is not None:
             self._manager.reload()
-        return aside
+
+    def _together(self, sums: digest.Sums) -> digest.Sums:
+        """The sums of what all processes hold."""
+        leaves = sorted(sums)
+        parts = self._job.gather("digest", [sums[leaf] for leaf in leaves])
+        return digest.add(dict(zip(leaves, part, strict=True)) for part in parts)
 
     @contextmanager
     def _reading(self, step: int) -> Iterator[None]:
@@ -337,6 +377,11 @@ class Checkpoints:
                 manager.close()
 
 
+def versions() -> dict[str, str]:
+    """The versions of what the bits of a run depend on."""
+    return {name: importlib.metadata.version(name) for name in VERSIONS} | {"resjax": resjax.__version__}
+
+
 def check_source(workdir: Path, spec: Spec) -> None:
     """Raises BadInput unless `initialize_from` can take the weights of `workdir` for `spec`."""
     with closing(Checkpoints(workdir)) as checkpoints:
@@ -361,9 +406,9 @@ def initialize_from(workdir: Path, state: TrainState) -> TrainState:
     head = own["params"]["head"]
     if found["params"]["head"]["kernel"].shape != head["kernel"].shape:
         print(f"init_from={workdir}: its head is for other classes; the head starts fresh", file=sys.stderr)
-        found["params"]["head"] = jax.device_get(head)
+        found["params"]["head"] = head
     found = scan.roll(found) if _is_rolled(digest.structure(own)) else found
-    return state.replace(**jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), found, own))
+    return state.replace(**jax.tree.map(lambda x, like: sharding.put(x, like.sharding), found, own))
 
 
 def _latest(checkpoints: Checkpoints, workdir: Path) -> int:
@@ -374,9 +419,36 @@ def _latest(checkpoints: Checkpoints, workdir: Path) -> int:
 
 def _check_writable(folder: Path) -> None:
     """Raises OSError if no folder can be made; Orbax would wait minutes for a folder that it could not make."""
-    probe = folder / "writable.tmp"
+    probe = folder / f"writable{jax.process_index()}.tmp"
     probe.mkdir(exist_ok=True)
     probe.rmdir()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Read:
+    """What a process has read of a checkpoint.
+
+    Attributes:
+      sums: of the shards that it counts; none for a digest of 0.1.0.
+      asked: shapes and shardings of the state, without the fields that it lacks.
+      new: how these fields start.
+      converted: whether the state was saved in the other form, and lies whole on one device of every process.
+    """
+
+    meta: dict[str, Any]
+    state: TrainState
+    sums: digest.Sums
+    asked: TrainState
+    new: dict[str, Callable[[TrainState], Any]]
+    converted: bool
+
+    def is_sound(self, parts: list[list[int]]) -> bool:
+        """Whether the state is the saved one, by the sums of all processes."""
+        if not self.sums:
+            return digest.matches(self.state, self.meta["digest"])
+        whole = parts[:1] if self.converted else parts
+        sums = digest.add(dict(zip(sorted(self.sums), part, strict=True)) for part in whole)
+        return digest.text(sums) == self.meta["digest"]
 
 
 class _AnotherStructure(Exception):
@@ -418,9 +490,11 @@ class _MetaSave(ocp.args.CheckpointArgs):
     meta: Future[dict[str, Any]]
 
 
-def _with_digests(meta: dict[str, Any], leaves: list[digest.Leaf]) -> dict[str, Any]:
+def _with_digests(
+    meta: dict[str, Any], leaves: list[digest.Leaf], together: Callable[[digest.Sums], digest.Sums]
+) -> dict[str, Any]:
     """`meta` with the digests of the whole state and of its weights, from one pass over it, and its checksum."""
-    sums = digest.sums(leaves)
+    sums = together(digest.sums(leaves))
     weights = {leaf: value for leaf, value in sums.items() if leaf[0].partition("/")[0] in WEIGHTS}
     meta = {**meta, "digest": digest.text(sums), "weights_digest": digest.text(weights)}
     return {**meta, "checksum": _checksum(meta)}

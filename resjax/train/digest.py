@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from resjax.models import scan
 
@@ -76,6 +77,12 @@ def text(sums: Sums) -> str:
     return FORM + hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
+def add(parts: Iterable[Sums]) -> Sums:
+    """The sums of several processes, each of its own shards, as those of all."""
+    first, *rest = parts
+    return {leaf: (value + sum(part[leaf] for part in rest)) % 2**64 for leaf, value in first.items()}
+
+
 def matches(tree: Any, digest: str) -> bool:
     """Whether `tree` has this digest, in this form or in that of 0.1.0."""
     return digest == (of(tree) if digest.startswith(FORM) else of_0_1_0(tree))
@@ -83,6 +90,8 @@ def matches(tree: Any, digest: str) -> bool:
 
 def of_0_1_0(tree: Any) -> str:
     """The digest that resjax 0.1.0 stored: SHA-256 of every name, shape, type and byte, unrolled."""
+    if jax.process_count() > 1:
+        tree = multihost_utils.process_allgather(tree, tiled=True)
     leaves = jax.tree_util.tree_leaves_with_path(scan.unroll(jax.device_get(tree)))
     sha = hashlib.sha256()
     for path, leaf in sorted((jax.tree_util.keystr(path), np.asarray(leaf)) for path, leaf in leaves):

@@ -76,3 +76,19 @@ class RunLog:
             self._bar.close()
         self._events.close()
         self._file.close()
+
+
+class Silence:
+    """The log of every process but the first of a job."""
+
+    def begin(self, step: int, text: str) -> None:
+        """Says nothing."""
+
+    def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
+        """Records nothing."""
+
+    def say(self, text: str) -> None:
+        """Says nothing."""
+
+    def close(self) -> None:
+        """There is nothing to close."""

@@ -25,7 +25,8 @@ from resjax.models import counts
 from resjax.models.spec import Spec
 from resjax.train import checkpoint
 from resjax.train.checkpoint import Checkpoints
-from resjax.train.log import RunLog
+from resjax.train.log import RunLog, Silence
+from resjax.train.peers import Alone, Peers
 from resjax.train.preemption import Preempted, StopRequest
 from resjax.train.program import Program
 from resjax.train.progress import Progress, check_finite
@@ -44,23 +45,28 @@ class Experiment:
     program: Program
 
 
-def train(experiment: Experiment, workdir: Path, began: float | None = None) -> dict[str, Any]:
+def train(
+    experiment: Experiment, workdir: Path, began: float | None = None, job: Peers | Alone | None = None
+) -> dict[str, Any]:
     """Trains to the last step, resuming if it can, and returns the summary written to `workdir/summary.json`.
 
     Args:
       workdir: the run's folder; exists.
       began: `time.monotonic()` when the process started, for the times that the summary states.
+      job: the processes that train together; all call this, and the first one writes.
 
     Raises:
       Preempted: after a signal, once the state is saved.
       NonFinite: naming the step.
     """
     began = time.monotonic() if began is None else began
-    with closing(Checkpoints(workdir, experiment.config.checkpoint_keep)) as checkpoints:
+    job = job or Alone()
+    with closing(Checkpoints(workdir, experiment.config.checkpoint_keep, job)) as checkpoints:
         state, progress = start(experiment, checkpoints, began)
-        log = RunLog(workdir, int(state.step), experiment.durations.total)
+        total = experiment.durations.total
+        log = Silence() if job.index else RunLog(workdir, int(state.step), total)
         # In this order: a signal from here on waits until the last save is on the disk.
-        with StopRequest() as stop, closing(checkpoints), closing(log):
+        with StopRequest(job=job) as stop, closing(checkpoints), closing(log):
             if state.step:
                 log.say(f"resumed  from step {state.step}")
             state = fit(experiment, state, progress, log, checkpoints, stop)
@@ -68,7 +74,8 @@ def train(experiment: Experiment, workdir: Path, began: float | None = None) -> 
             # It is saved already: this only asks for its digest.
             digest = checkpoints.save(state, record(experiment, progress, step)).result()
     summary = summarize(experiment, step, digest, progress)
-    files.write_json(workdir / "summary.json", summary)  # closing the checkpoints waited for the last one
+    if job.index == 0:
+        files.write_json(workdir / "summary.json", summary)  # closing the checkpoints waited for the last one
     return summary
 
 
@@ -76,7 +83,7 @@ def fit(
     experiment: Experiment,
     state: TrainState,
     progress: Progress,
-    log: RunLog,
+    log: RunLog | Silence,
     checkpoints: Checkpoints | None,
     stop: StopRequest,
 ) -> TrainState:
@@ -85,7 +92,7 @@ def fit(
     start = step = int(state.step)
     seed = np.uint32(config.seed)
     pending = []  # metrics of steps not waited for yet
-    with closing(experiment.dataset.train(config.batch_size, config.seed, start)) as batches:
+    with closing(experiment.dataset.train(config.batch_size, config.seed, start, program.rows)) as batches:
         while step < durations.total:
             with progress.clock.waiting(program.stride):
                 batch = program.place(next(batches))
@@ -98,7 +105,7 @@ def fit(
                 progress.clock.restart()
 
             last = step == durations.total
-            stopping = stop.requested  # asked once: a signal from here on counts at the next step
+            stopping = stop.at(step)  # asked once: a signal from here on counts at the next step
             due = [e for e in experiment.evaluations if e.due(step, durations.total)]
             saving = last or stopping or step % durations.checkpoint_every == 0
             if due or saving or step % durations.log_every == 0:
@@ -128,7 +135,7 @@ def start(experiment: Experiment, checkpoints: Checkpoints, began: float) -> tup
     if resumed := checkpoints.restore_latest(program.abstract):
         state, meta = resumed
         before, here = meta.get("machine", {}).get("threads"), machine.threads()
-        if before not in (None, here) and jax.default_backend() == "cpu":
+        if before not in (None, here) and jax.default_backend() == "cpu" and jax.process_index() == 0:
             print(
                 f"the run had {before} threads and goes on with {here}, which changes roundings: for the same "
                 f"bits, stop it and put NPROC={before} before the command",

@@ -1,9 +1,14 @@
-"""SIGTERM and Ctrl-C: the first asks the run to save and stop, a second one leaves at once."""
+"""SIGTERM and Ctrl-C: the first asks the run to save and stop, a second one leaves at once.
+
+In a job of several processes a signal to any of them stops all at the same step.
+"""
 
 import os
 import signal
 import sys
 from types import FrameType, TracebackType
+
+from resjax.train.peers import Alone, Peers
 
 
 class Preempted(Exception):
@@ -11,17 +16,31 @@ class Preempted(Exception):
 
 
 class StopRequest:
-    """While entered, a signal sets `requested`, which the loop reads between two steps.
+    """While entered, a signal sets `requested`; the loop asks between two steps whether to stop there.
 
     Args:
       message: written to stderr at the first signal; empty: nothing.
+      job: the processes that stop together.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-    def __init__(self, message: str = "saving and stopping after this step (again: leave at once)") -> None:
+    def __init__(
+        self,
+        message: str = "saving and stopping after this step (again: leave at once)",
+        job: Peers | Alone | None = None,
+    ) -> None:
         self.requested = False
         self._message = message
+        self._job = job or Alone()
+        self._passed_on = False
+
+    def at(self, step: int) -> bool:
+        """Whether the run stops after this step; all processes of a job ask after the same steps, and agree."""
+        if self.requested and not self._passed_on:
+            self._passed_on = True
+            self._job.request_stop()
+        return self._job.stops(step)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested:

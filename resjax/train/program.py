@@ -30,7 +30,8 @@ class Program:
       init: seed -> the state that training starts from.
       train_step: state, batch, seed -> the state `stride` steps on and their metrics [stride]; donates the old one.
       eval_step: params, batch_stats, batch -> sums.
-      place: lays a batch of the host over the devices.
+      rows: those of a batch that this process reads.
+      place: lays these rows over the devices of this process, as part of the global batch.
       stride: optimizer steps that one call of `train_step` takes.
     """
 
@@ -39,6 +40,7 @@ class Program:
     init: Callable[[np.uint32], TrainState]
     train_step: Callable[[TrainState, Batch, np.uint32], tuple[TrainState, Metrics]]
     eval_step: Callable[[Any, Any, Batch], Metrics]
+    rows: np.ndarray
     place: Callable[[Any], Batch]
     stride: int = 1
 
@@ -80,5 +82,6 @@ def build(config: ConfigDict, spec: Spec, durations: Durations) -> Program:
             in_shardings=(over_state.params, over_state.batch_stats, images),
             out_shardings=all_,
         ),
-        place=partial(jax.device_put, device=images),
+        rows=sharding.local_rows(images, config.batch_size),
+        place=partial(sharding.place_rows, images),
     )

@@ -4,20 +4,74 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from resjax.errors import BadInput
 
 SMALLEST = 2**12  # elements; sharding less costs more in messages than it saves in memory
 
 
+AXES = ("data", "fsdp")
+
+
 def make_mesh(data: int, fsdp: int) -> Mesh:
-    """The first data x fsdp devices as a mesh."""
-    devices = np.asarray(jax.devices()[: data * fsdp]).reshape(data, fsdp)
-    return Mesh(devices, ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+    """The first data x fsdp devices as a mesh that follows the hardware: neighbours in it are linked directly.
+
+    Over several TPU slices `data` is the axis that crosses the network between them.
+
+    Raises:
+      BadInput: for a mesh that leaves out devices of a job of several processes, or splits `fsdp` over slices.
+    """
+    devices, types = jax.devices()[: data * fsdp], (AxisType.Auto,) * 2
+    if jax.process_count() > 1 and len(devices) < jax.device_count():
+        raise BadInput(
+            f"mesh.data={data} x mesh.fsdp={fsdp} leaves out some of the {jax.device_count()} devices of the "
+            f"{jax.process_count()} processes: use all of them"
+        )
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        return jax.make_mesh((data, fsdp), AXES, axis_types=types, devices=devices)
+    if data % slices:
+        raise BadInput(f"mesh.data={data}: must be a multiple of the {slices} slices, which fsdp cannot cross")
+    grid = mesh_utils.create_hybrid_device_mesh((data // slices, fsdp), (slices, 1), devices)
+    return Mesh(grid, AXES, axis_types=types)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Images over all devices, along axis 0."""
-    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    return NamedSharding(mesh, PartitionSpec(AXES))
+
+
+def local_rows(sharding: NamedSharding, batch_size: int) -> np.ndarray:
+    """The rows of a global batch that the devices of this process hold, ascending; consecutive on most hardware."""
+    indices = sharding.addressable_devices_indices_map((batch_size,)).values()
+    parts = {index[0].indices(batch_size)[:2] for index in indices if index is not None}
+    return np.concatenate([np.arange(start, stop) for start, stop in sorted(parts)])
+
+
+def place_rows(sharding: NamedSharding, batch: Any) -> Any:
+    """Lays a batch over the devices of all processes; each gives its `local_rows` of every array."""
+    if jax.process_count() == 1:
+        return jax.device_put(batch, sharding)
+
+    def one(x: np.ndarray) -> jax.Array:
+        shape = (len(x) * jax.process_count(), *x.shape[1:])
+        at = {row: i for i, row in enumerate(local_rows(sharding, shape[0]).tolist())}
+
+        def part(index: Any) -> np.ndarray:
+            start, stop, _ = index[0].indices(shape[0])
+            return x[at[start] : at[start] + stop - start]
+
+        return jax.make_array_from_callback(shape, sharding, part)
+
+    return jax.tree.map(one, batch)
+
+
+def put(value: Any, sharding: NamedSharding) -> jax.Array:
+    """An array that every process has whole, laid over the devices of all."""
+    value = jax.device_get(value)
+    return jax.make_array_from_callback(np.shape(value), sharding, lambda index: np.asarray(value)[index])
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
