@@ -14,6 +14,7 @@ from resjax.data.augment import (
     random_resized_crop,
     random_views,
 )
+from resjax.data.order import Share
 from resjax.data.preprocess import Preprocessing
 
 
@@ -35,7 +36,7 @@ def test_crop_equals_a_loop_over_pixels():
                 y, z = row + dy - pad, column + dx - pad
                 if 0 <= y < x.shape[1] and 0 <= z < x.shape[2]:
                     expected[i, row, column] = x[i, y, z]
-    np.testing.assert_array_equal(random_crop(x, pad, rng()), expected)
+    np.testing.assert_array_equal(random_crop(x, Share.of(len(x)), pad, rng()), expected)
     assert {tuple(o) for o in offsets.tolist()} & {(0, 0), (4, 4), (0, 4), (4, 0)}  # the outermost crops occur
 
 
@@ -48,7 +49,7 @@ def test_flip_mirrors_half_and_changes_nothing_else():
     x = images(batch=100_000, height=1, width=2, channels=1)
     x[..., 1, :] = np.where(x[..., 0, :] == 0, 1, x[..., 0, :] - 1)
     original = x.copy()
-    flipped = random_flip(x, rng())
+    flipped = random_flip(x, Share.of(len(x)), rng())
     mirrored = (flipped == x[:, :, ::-1]).all(axis=(1, 2, 3))
     kept = (flipped == x).all(axis=(1, 2, 3))
     assert (mirrored != kept).all()
@@ -68,7 +69,7 @@ def test_every_crop_is_as_likely_as_any_other(pad):
         for x in range(2 * pad + 1):
             windows.setdefault(padded[y : y + side, x : x + side].tobytes(), []).append((y, x))
     for _ in range(4):
-        for crop in random_crop(np.repeat(where, batch, axis=0), pad, generator):
+        for crop in random_crop(np.repeat(where, batch, axis=0), Share.of(batch), pad, generator):
             offsets = windows[crop[..., 0].tobytes()]  # of all-zero crops there are several
             for y, x in offsets:
                 seen[y, x] += 1 / len(offsets)
@@ -81,7 +82,7 @@ def test_every_crop_is_as_likely_as_any_other(pad):
 def test_zeros_are_padded_after_normalisation():
     x = np.full((64, 6, 6, 1), 200, np.uint8)
     preprocessing = Preprocessing(np.full((6, 6, 1), 100, np.float32), np.array(50, np.float32))
-    y = random_views(x, "crop", 3, preprocessing, rng())
+    y = random_views(x, Share.of(len(x)), "crop", 3, preprocessing, rng())
     assert set(np.unique(y)) == {0, 2}  # padding before would give (0 - 100) / 50 = -2
 
 
@@ -92,9 +93,9 @@ def test_what_each_augmentation_does(augment):
     expected = preprocessing.evaluate(x)
     if augment != "none":
         generator = rng()
-        expected = random_crop(expected, 1, generator)
-        expected = random_flip(expected, generator) if augment == "crop_flip" else expected
-    np.testing.assert_array_equal(random_views(x, augment, 1, preprocessing, rng()), expected)
+        expected = random_crop(expected, Share.of(len(x)), 1, generator)
+        expected = random_flip(expected, Share.of(len(x)), generator) if augment == "crop_flip" else expected
+    np.testing.assert_array_equal(random_views(x, Share.of(len(x)), augment, 1, preprocessing, rng()), expected)
 
 
 def test_statistics_of_crop_boxes():
@@ -151,15 +152,17 @@ def test_resized_crop_of_the_whole_image_is_pillows_antialiased_resize(monkeypat
     x = images(batch=2, height=40, width=40)
     monkeypatch.setattr("resjax.data.augment.crop_box", lambda shape, draws: (0, 0, 40, 40))
     expected = [np.asarray(Image.fromarray(i).resize((10, 10), Image.Resampling.BILINEAR)) for i in x]
-    np.testing.assert_array_equal(random_resized_crop(list(x), 10, "bilinear", rng()), np.stack(expected))
+    np.testing.assert_array_equal(
+        random_resized_crop(list(x), Share.of(len(x)), 10, "bilinear", rng()), np.stack(expected)
+    )
     block_means = x.reshape(2, 10, 4, 10, 4, 3).mean(axis=(2, 4))
     assert (
-        np.abs(random_resized_crop(list(x), 10, "bilinear", rng()) - block_means).mean() < 25
+        np.abs(random_resized_crop(list(x), Share.of(len(x)), 10, "bilinear", rng()) - block_means).mean() < 25
     )  # no antialiasing: about 55
 
 
 def test_row_i_depends_on_image_i_alone():
     x = list(images(batch=4, height=40, width=30))
     other = [x[0], images(1, 60, 20)[0], x[2], x[3]]
-    a, b = (random_resized_crop(i, 8, "bilinear", rng()) for i in (x, other))
+    a, b = (random_resized_crop(i, Share.of(len(i)), 8, "bilinear", rng()) for i in (x, other))
     np.testing.assert_array_equal(a[[0, 2, 3]], b[[0, 2, 3]])

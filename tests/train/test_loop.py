@@ -89,12 +89,14 @@ def fit(time, monkeypatch, tmp_path):
             dataset=SimpleNamespace(train=lambda *_: Batches()),
             durations=durations,
             evaluations=tuple(Evaluation(name, lambda name=name: name, every) for name in names),
-            program=SimpleNamespace(train_step=train_step, eval_step=None, place=lambda batch: batch, stride=1),
+            program=SimpleNamespace(
+                train_step=train_step, eval_step=None, rows=None, place=lambda batch: batch, stride=1
+            ),
         )
         monkeypatch.setattr(loop, "record", lambda experiment, progress, step: progress.json())
         own, checkpoints = Progress(), Checkpoints(time)
         state = SimpleNamespace(step=start, params=None, batch_stats=None)
-        loop.fit(experiment, state, own, log, checkpoints, SimpleNamespace(requested=False))
+        loop.fit(experiment, state, own, log, checkpoints, SimpleNamespace(at=lambda step: False))
         return checkpoints.saved, own, records
 
     return run
