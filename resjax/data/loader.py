@@ -3,11 +3,8 @@
 There is no iterator state to save: the position in the data is the step, whatever the number of workers.
 """
 
-import multiprocessing
 import os
-import signal
 import sys
-import threading
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from resjax.data import sources, statistics
+from resjax.data import sources, statistics, worker
 from resjax.data.augment import random_views
 from resjax.data.order import Order, Share
 from resjax.data.preprocess import Preprocessing
@@ -107,7 +104,7 @@ class Batches(Iterator[HostBatch]):
             if not flags.FLAGS.is_parsed():  # Grain passes its flags to the workers, even if a program has none
                 flags.FLAGS.mark_as_parsed()
             options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
-            reader = reader.mp_prefetch(options, worker_init_fn=_live_and_die_with_parent)
+            reader = reader.mp_prefetch(options, worker_init_fn=worker.live_and_die_with_parent)
         self._workers = workers
         self._open = [iter(reader)]
         # Also at garbage collection and before the interpreter exits, when Grain could no longer close itself.
@@ -140,20 +137,6 @@ class Batches(Iterator[HostBatch]):
 def _close_all(iterators: list[Any]) -> None:
     while iterators:
         iterators.pop().close()
-
-
-def _live_and_die_with_parent(index: int, workers: int) -> None:
-    """Ignores the signals of a terminal or scheduler, which the parent handles, and ends when the parent does."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-
-    def watch() -> None:
-        parent = multiprocessing.parent_process()
-        assert parent is not None
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import signal
+import time
 from contextlib import closing
 
 import pytest
@@ -45,6 +46,32 @@ def test_killed(start, run, rich, whole, tmp_path, read_records, step, workers, 
     assert done.returncode == 0, done.stderr
     assert ("resumed  from step" in done.stderr) == (step > 30)  # a save has to be done when the next one begins
     same_end(tmp_path / "run", whole, read_records)
+
+
+SLOW = """
+import importlib.abc, os, pathlib, sys, time
+
+class Slow(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "jax":
+            (pathlib.Path(__file__).parent / f"starting-{os.getpid()}").touch()
+            time.sleep(600)
+
+if "--multiprocessing-fork" in sys.orig_argv:
+    sys.meta_path.insert(0, Slow())
+"""
+
+
+def test_killed_while_its_workers_start(start, tiny, tmp_path):
+    """They import for seconds before they begin their work, and must not outlive their parent by that."""
+    (tmp_path / "sitecustomize.py").write_text(SLOW)
+    flags = (*tiny, "--config.total_steps=5", "--config.data.workers=2", f"--workdir={tmp_path}/run")
+    with start(*flags, PYTHONPATH=f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}") as running:
+        while len(list(tmp_path.glob("starting-*"))) < 2:
+            assert running.process.poll() is None, running.process.stderr.read()
+            time.sleep(0.002)
+        running.send(signal.SIGKILL)
+        running.process.communicate(timeout=30)  # until the workers, too, have let go of stdout
 
 
 @pytest.mark.parametrize(
