@@ -71,7 +71,10 @@ def check_fields(config: ConfigDict) -> None:
 
 def check_values(config: ConfigDict) -> None:
     """Raises BadInput for a number or text that no field can take."""
+    empty = flatten(plain(default()))
     for field, value in flatten(config.to_dict()).items():
+        if value is None and empty.get(field) is not None:
+            raise BadInput(f"{field}=None: must be given, such as {empty[field]!r}")
         epochs = field.endswith("_epochs")  # the only tuples with fractions are of epochs
         several = isinstance(value, tuple | list)
         items = value if several else (value,)

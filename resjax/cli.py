@@ -1,6 +1,5 @@
 """What every command line shares: `--config=FILE[:SPEC]` with overrides, and errors for people."""
 
-import ast
 import difflib
 import importlib.util
 import os
@@ -53,8 +52,9 @@ def parse(
         name, _, value = argument.partition("=")
         paths.check_text("the argument", name)
         paths.check_text(name, value)
-        if argument.startswith("-") and name.lstrip("-") in ABSL:
-            raise BadInput(f"{name} is unknown: give every flag by itself")
+        # absl compares a wrong name with the right ones, letter by letter, in a recursion.
+        if argument.startswith("-") and (name.lstrip("-") in ABSL or len(name) > LONGEST_FLAG):
+            raise BadInput(f"{paths.short(name)} is unknown: --help shows the flags")
     values = flags.FlagValues()
     if config:
         flags.DEFINE_string("config", None, "", flag_values=values)
@@ -67,7 +67,7 @@ def parse(
         rest = values(["resjax", *argv])[1:]
     except flags.UnrecognizedFlagError as error:
         raise BadInput(f"--{error.flagname} is unknown{_near(error.flagname, values, config)}") from error
-    except flags.Error as error:
+    except (flags.Error, ValueError) as error:  # absl raises the latter for --noNAME=VALUE
         text = re.sub("invalid literal.*", "must be a whole number", _one_line(error).removeprefix("flag "))
         raise BadInput(re.sub("could not convert.*", "must be a number", text)) from error
     if values.help:
@@ -75,9 +75,8 @@ def parse(
         sys.exit(DONE)
     for name in PATHS:
         given = getattr(values, name, None) or ""
-        for path in given if isinstance(given, list) else [given]:
-            for part in path.split(","):
-                paths.check(f"--{name}", part)
+        for path in ",".join(given).split(",") if isinstance(given, list) else [given]:
+            paths.check(f"--{name}", path)
     if rest:
         raise BadInput(f"{rest[0]!r} is not a flag: flags start with --")
     if config and (values.config or config != "optional"):
@@ -166,7 +165,7 @@ def override(config: ConfigDict, assignments: list[str]) -> None:
             convert, meaning = TYPES[node.get_type(name)]
             try:
                 node[name] = convert(text)
-            except (ValueError, SyntaxError) as error:
+            except ValueError as error:
                 raise BadInput(f"--config.{field}={text!r} has the wrong type: must be {meaning}") from error
         stem, _, unit = name.rpartition("_")
         other = f"{stem}_{'epochs' if unit == 'steps' else 'steps'}"
@@ -189,11 +188,15 @@ def _joined(argv: list[str]) -> list[str]:
 
 def _numbers(text: str) -> tuple[Any, ...]:
     """`(1, 2)`, `[1, 2]`, `1,2`, `1` or `()` -> a tuple of numbers."""
-    value = ast.literal_eval(text)
-    value = tuple(value) if isinstance(value, tuple | list) else (value,)
-    if not all(type(item) in (int, float) for item in value):
+    inner = text.strip()
+    if not inner:
         raise ValueError(text)
-    return value
+    if inner[0] + inner[-1] in ("()", "[]"):
+        inner = inner[1:-1]
+    items = [item.strip() for item in inner.split(",")]
+    if not items[-1]:  # `()`, or the comma that ends `(1,)`
+        items.pop()
+    return tuple(int(item) if re.fullmatch(r"[+-]?\d+", item) else float(item) for item in items)
 
 
 TYPES: dict[type, tuple[Callable[[str], Any], str]] = {
@@ -205,10 +208,11 @@ TYPES: dict[type, tuple[Callable[[str], Any], str]] = {
 }
 
 
-# Flags of every command that are paths, or a folder's name; a comma may separate several.
+# Flags of every command that are paths, or a folder's name; commas separate those of a list.
 PATHS = ("workdir", "out", "config", "sweep", "data_dir", "benchmark", "add")
 # What absl takes although no command has it: flags from a file, and flags that it is to ignore.
 ABSL = ("flagfile", "undefok")
+LONGEST_FLAG = 100  # characters of a flag's name
 MOST_DEVICES = 4096  # that a CPU is split into: a pod's; ten times as many take minutes to make
 
 # How `--help` writes values by type; all others are VALUE.

@@ -185,6 +185,8 @@ def restored(saved: Mapping[str, Any], where: object) -> ConfigDict:
     Raises:
       BadInput: for a field that this version does not have, or a value of another type than the field's.
     """
+    if not isinstance(saved, Mapping):
+        raise BadInput(f"{where} holds no config: restore the file")
     config = default()
     known = flatten(plain(config))
     for field, value in flatten(saved).items():
@@ -195,8 +197,10 @@ def restored(saved: Mapping[str, Any], where: object) -> ConfigDict:
         section, _, name = field.rpartition(".")
         node = config[section] if section else config
         try:
+            if value is None and known[field] is not None:  # which a ConfigDict takes in any field
+                raise TypeError
             node[name] = tuple(value) if isinstance(value, list) else value
-        except TypeError as error:
+        except (TypeError, OverflowError) as error:
             raise BadInput(f"{where}: {field}={value!r} has the wrong type: restore the file") from error
     return config
 

@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from pathlib import Path
 
 from resjax.errors import BadInput
 
@@ -26,6 +27,14 @@ def check(field: str, text: str) -> None:
         raise BadInput(
             f"{field}={short(text)} is too long: use at most {LONGEST_PATH} bytes, {LONGEST_NAME} between slashes"
         )
+
+
+def home(field: str, text: str) -> Path:
+    """The path with `~` filled in; raises BadInput for a user that is not here."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise BadInput(f"{field}={short(text)}: there is no such user; write the whole path") from error
 
 
 def check_name(field: str, text: str) -> None:

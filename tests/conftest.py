@@ -63,6 +63,12 @@ RICH = (
 
 def pytest_addoption(parser):
     parser.addoption(
+        "--fuzz",
+        type=int,
+        metavar="N",
+        help="So many random cases in all, new ones each time; 2000, always the same.",
+    )
+    parser.addoption(
         "--shuffle", type=int, metavar="SEED", help="Modules, and the tests in each, in a random order."
     )
 

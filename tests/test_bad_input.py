@@ -123,6 +123,7 @@ def refused(code, out, err, *parts):
         ([DIGITS, "--config.data.dir=" + "x" * 5000], ["data.dir='xxx", "is too long"]),
         ([DIGITS, "--config.init_from=" + "x" * 5000], ["init_from='xxx", "is too long"]),
         (["--config=" + "x" * 5000], ["--config='xxx", "is too long"]),
+        (["--config=" + "1," * 2000], ["--config='1,1,", "is too long"]),
         (["--config=configs/digits.py:v1-" + "9" * 5000], ["--config='configs/digits.py:v1-999", "is too long"]),
         (
             [DIGITS, "--config.data.validation_split=train[:" + "9" * 5000 + "]"],
@@ -144,9 +145,13 @@ def refused(code, out, err, *parts):
         ([DIGITS, "--config.name=a\u2028b"], ["--config.name='a\\u2028b' holds the line end"]),
         ([DIGITS, "--config.name=\udcff"], ["holds the byte '\\udcff'"]),
         ([DIGITS, "--step=latest\n"], ["--step='latest\\n' holds the control character"]),
+        (
+            ["--config=configs/cifar10.py", "--config.data.dir=~nobody-here"],
+            ["data.dir='~nobody-here': there is no"],
+        ),
         # absl would read flags from a file, or wait for a pipe.
-        (["--flagfile=/etc/passwd"], ["--flagfile is unknown"]),
-        ([DIGITS, "--undefok=speed", "--speed=9"], ["--undefok is unknown"]),
+        (["--flagfile=/etc/passwd"], ["'--flagfile' is unknown"]),
+        ([DIGITS, "--undefok=speed", "--speed=9"], ["'--undefok' is unknown"]),
         # Other runs.
         ([DIGITS, "--config.init_from={tmp}"], ["init_from={tmp}: holds no checkpoint"]),
         ([DIGITS, "--mode=eval"], ["holds no run to evaluate"]),

@@ -86,6 +86,9 @@ def test_help_says_meaning_and_default_of_each_flag(capsys):
         ("--share=x", "--share=x: must be a number"),
         ("--count", "Missing value for flag --count"),
         ("--mode=c", "--mode=c: value should be one of <a|b>"),
+        ("--nofast=1", "--nofast=1 does not take an argument"),
+        ("-" + "9" * 5000, "'-999"),
+        ("--" + "n" * 5000 + "=1", "is unknown: --help shows the flags"),
         ("--config.workdir=x", "--config.workdir is unknown; did you mean --workdir?"),
         ("--config.work_dir=x", "--config.work_dir is unknown"),
         # A field of the config without its prefix.
@@ -156,6 +159,11 @@ def test_every_alias_is_a_field_and_no_field_has_an_aliass_name():
         ("optimizer.learning_rate=-inf", "optimizer.learning_rate=-inf: must be a finite number"),
         ("schedule.drop_epochs=(1e999,)", "schedule.drop_epochs=inf: must be a finite number"),
         ("schedule.drop_epochs=1,1e200", "schedule.drop_epochs=1e+200: must have at most 12 digits"),
+        *(
+            (f"model.units={text}", "has the wrong type: must be numbers, such as 1,2 or ()")
+            for text in ("", " ", ",", "1,,2", "(1,2", "{1}", "{[]: 1}", "'a'", "1j", "-" * 5000 + "1", "(" * 5000)
+        ),
+        ("model.units=" + "9" * 5000, "has the wrong type"),
         ("model.units=1.0,1.0,1.0", "model.units=(1.0, 1.0, 1.0): must be whole numbers"),
         ("model.widths=16,32,64.0", "model.widths=(16, 32, 64.0): must be whole numbers"),
         ("model.stem_width=9223372036854775808", "model.stem_width=9223372036854775808: must have at most 12"),
@@ -178,6 +186,7 @@ def test_odd_values(override, message):
         ("c.optimizer.momentum = float('nan')", "optimizer.momentum=nan: must be a finite number"),
         ("c.model.units = (1.0, 2)", "model.units=(1.0, 2): must be whole numbers"),
         ("c.model.units = ('a',)", "model.units=('a',): must be whole numbers"),
+        ("c.seed = None", "seed=None: must be given, such as 0"),
         ("c.batch_size = 2**63", "batch_size=9223372036854775808: must have at most 12 digits"),
         ("c.lr = 1.0", "the config's field lr is unknown; did you mean optimizer.learning_rate?"),
         ("c.foo = 1.0", "the config's field foo is unknown"),

@@ -230,6 +230,27 @@ def test_what_a_resume_may_change():
     assert differences(digits, load([DIGITS, "--config.total_epochs=60"])) != []  # cosine
 
 
+@pytest.mark.parametrize(
+    ("saved", "message"),
+    [
+        *((saved, "config.json holds no config") for saved in (None, 5, "x", [], [{}])),
+        ({"seed": None}, "config.json: seed=None has the wrong type"),
+        ({"model": {"units": None}}, "model.units=None has the wrong type"),
+        ({"seed": "x"}, "seed='x' has the wrong type"),
+        ({"model": {"widths": {}}}, None),
+        ({"total_epochs": 10**400}, "has the wrong type"),
+        ({"model": 5}, "has the field model"),
+    ],
+)
+def test_a_saved_config_of_another_kind(saved, message):
+    if message is None:
+        assert plain(restored(saved, "config.json")) == plain(default())
+        return
+    with pytest.raises(BadInput) as error:
+        restored(saved, "config.json")
+    assert message in str(error.value)
+
+
 # What a run may go on with although it differs, as the README says; the length only where no schedule ends with it.
 FREE = {
     "name",

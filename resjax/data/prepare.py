@@ -147,8 +147,12 @@ def main(argv: list[str] | None = None) -> int:
     try:
         args = parser.parse_args(argv)
         for field in ("source", "data_dir"):
+            if not isinstance(getattr(args, field), Path):  # argparse loses a value that is `--`
+                parser.error(f"argument --{field}: expected one argument")
             paths.check(f"--{field}", str(getattr(args, field)))
-        target, sizes = prepare(args.name, args.source.expanduser(), args.data_dir.expanduser())
+        target, sizes = prepare(
+            args.name, paths.home("--source", str(args.source)), paths.home("--data_dir", str(args.data_dir))
+        )
     except BadInput as error:
         print(f"error: {paths.one_line(error)}", file=sys.stderr)
         return BAD_INPUT
@@ -181,7 +185,11 @@ def prepare(name: str, source: Path, data_dir: Path) -> tuple[Path, dict[str, in
         BadInput: if the set exists, or the source is missing, damaged or not the published set.
     """
     target = data_dir / name / VERSION
-    if target.exists():
+    try:
+        there = target.exists()
+    except OSError as error:
+        raise BadInput(f"--data_dir={str(data_dir)!r} cannot be read: {error.strerror}") from error
+    if there:
         raise BadInput(f"{target} exists already: use it, or delete it to prepare {name} again")
     splits, class_names = read_published(name, source)
     try:

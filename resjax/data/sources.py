@@ -308,7 +308,7 @@ def prepared(name: str, data_dir: str) -> Source:
     Raises:
         BadInput: for a set that is not prepared, cannot be read, or is not for image classification.
     """
-    root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    root = paths.home("data.dir", data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
     folder = _find_prepared(name, root)
     import tensorflow_datasets as tfds
 

@@ -453,6 +453,11 @@ def test_a_file_longer_than_any_published_one(tmp_path):
         (["cifar10", "--source=x", "--data_dir=y\nz"], "--data_dir='y\\nz' holds the control character"),
         (["cifar10", "--source=" + "x" * 5000, "--data_dir=y"], "is too long"),
         (["cifar10", "--source=x", "--data_dir=" + "y/" * 5000], "is too long"),
+        (["cifar10", "--source=x", "--data_dir=--"], "--data_dir: expected one argument"),
+        (
+            ["cifar10", "--source=~nobody-here/x", "--data_dir=y"],
+            "--source='~nobody-here/x': there is no such user",
+        ),
     ],
 )
 def test_bad_flags_are_one_line(capsys, arguments, message):
