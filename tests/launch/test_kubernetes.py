@@ -175,7 +175,7 @@ def test_gpu_machines_find_the_first_by_its_name():
     first = f"{made['metadata']['name']}-{spec['replicatedJobs'][0]['name']}-0-0.{spec['network']['subdomain']}"
     assert only_container(made)["args"][1:] == [
         "--workdir=/shared/runs/digits-v1-8",
-        "--initialization_timeout=1800",
+        "--initialization_timeout=21600",
         f"--coordinator={first}:8476",
         "--num_processes=2",
         "--process_id=$(JOB_COMPLETION_INDEX)",
@@ -223,7 +223,8 @@ def test_a_bucket_is_mounted_for_the_user_of_the_process():
         assert template["metadata"]["annotations"] == {"gke-gcsfuse/volumes": "true"}
         assert template["spec"]["volumes"][0]["csi"]["volumeAttributes"] == {
             "bucketName": "photos",
-            "mountOptions": f"implicit-dirs,uid={user},gid={user}",
+            "mountOptions": "implicit-dirs,file-system:rename-dir-limit:200000,metadata-cache:ttl-secs:0,"
+            f"metadata-cache:negative-ttl-secs:0,uid={user},gid={user}",
         }
         assert template["spec"]["securityContext"]["runAsUser"] == user
         assert template["spec"]["serviceAccountName"] == "writer"
@@ -325,7 +326,7 @@ def test_no_kubectl(tmp_path):
         ((*TPU, *RUN, "--workdir=runs/x"), "--workdir=runs/x: must be in /shared"),
         ((*TPU, *RUN, "--workdir=/shared/../x"), "--workdir=/shared/../x"),
         ((*TPU, "--", "--sweep=configs/sweeps/shortcuts.py"), "--sweep runs on one machine"),
-        ((*TPU, "--spott", *RUN), "--spott"),
+        ((*TPU, "--spott", *RUN), "did you mean --spot?"),
         ((*TPU, "stray", *RUN), "stray"),
     ],
 )
