@@ -145,7 +145,11 @@ def check_workdir(workdir: Path, config: ConfigDict) -> ConfigDict:
       BadInput: if it cannot be.
     """
     path = workdir / "config.json"
-    if path.is_file():
+    try:
+        resumes = path.is_file()
+    except PermissionError as error:
+        raise BadInput(f"workdir={workdir}: no permission to look into it; choose another --workdir") from error
+    if resumes:
         saved = restored(files.read_json(path), path)
         if changed := checks.differences(saved, config):
             raise BadInput(

@@ -248,10 +248,17 @@ def test_workdir_that_cannot_be_made(call):
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can become somebody else")
-def test_workdir_of_somebody_else(tmp_path):
+@pytest.mark.parametrize(
+    ("mode", "message"),
+    [
+        (0o555, " is not writable: no permission to write in {folder}"),
+        (0o700, ": no permission to look into it; choose another --workdir"),
+    ],
+)
+def test_workdir_of_somebody_else(tmp_path, mode, message):
     """Permissions do not stop root, so another user asks."""
     folder = tmp_path / "closed"
-    folder.mkdir(mode=0o555)
+    folder.mkdir(mode=mode)
     for parent in (tmp_path, *tmp_path.parents):
         if parent.stat().st_uid == os.geteuid() and parent != Path("/"):
             parent.chmod(parent.stat().st_mode | 0o055)
@@ -262,7 +269,7 @@ def test_workdir_of_somebody_else(tmp_path):
         "except ValueError as error: sys.exit(str(error))\n"
     )
     done = subprocess.run([sys.executable, "-c", program, folder / "run"], capture_output=True, text=True)
-    assert f"workdir={folder / 'run'} is not writable: no permission to write in {folder}" in done.stderr
+    assert f"workdir={folder / 'run'}{message.format(folder=folder)}" in done.stderr
     assert done.returncode == 1
     assert list(folder.iterdir()) == []
 
