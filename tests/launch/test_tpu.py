@@ -132,7 +132,7 @@ def test_the_checkout_is_copied_with_its_changes_and_only_once(gcloud, checkout)
 
 
 def test_stopped_and_saved_starts_again_for_ever_on_the_same_tpu(gcloud):
-    gcloud.write("codes", "75 75\n75 69\n75 75\n0 0\n")
+    gcloud.write("codes", "75 75\n75 137\n75 75\n0 0\n")
     code, out, err = gcloud.launch("run", "--max_restarts=0", *RUN[1:])
     assert code == 0, err
     assert len(gcloud.starts()) == 8
@@ -206,12 +206,13 @@ def test_the_run_goes_on_without_the_command_which_finds_it_again(gcloud):
     code, _, err = gcloud.launch(*RUN, "--config.seed=1")
     assert (code, err.count("\n")) == (2, 1)
     assert "another run is on it" in err
+    gcloud.write("0/resjax/installed", "older\n")
     assert gcloud.launch("up", *TPU)[2] == "resjax is ready: 2 workers\n"  # nothing is installed under a run
+    assert gcloud.verbs().count("scp") == 1
     (gcloud.folder / "enough").touch()
     code, _, err = gcloud.launch(*RUN)
     assert code == 0, err
     assert gcloud.verbs().count("create") == 1
-    assert gcloud.verbs().count("scp") == 1
 
 
 def test_old_exit_codes_are_not_taken_for_those_of_this_run(gcloud):
