@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from resjax import cli
+from resjax.main import define
+
 ROOT = Path(__file__).parents[2]
 LAUNCHERS = sorted(path for path in (ROOT / "launch").iterdir() if path.is_file() and not path.suffix)
 LAUNCHERS.remove(ROOT / "launch" / "Dockerfile")
@@ -91,3 +94,17 @@ def test_the_example_for_skypilot_has_its_fields_and_starts_one_process_a_machin
         "-m resjax.main --config=configs/digits.py --workdir=/shared/runs/big "
         "--coordinator=10.0.0.1:8476 --num_processes=2 --process_id=1"
     )
+
+
+def test_what_is_added_to_the_flags_of_a_run_is_known_to_it():
+    """Of launch/local and launch/slurm real runs show it."""
+    kubernetes = [ROOT / "launch" / "kubernetes", "--image=i", "--volume=c", "--dry_run", "--gpus=8", "--nodes=2"]
+    printed = subprocess.run(
+        [*kubernetes, "--", "--config=configs/digits.py"], capture_output=True, text=True
+    ).stdout
+    (job,) = yaml.safe_load(printed)["spec"]["replicatedJobs"]
+    (container,) = job["template"]["spec"]["template"]["spec"]["containers"]
+    flags = cli.parse([arg.replace("$(JOB_COMPLETION_INDEX)", "1") for arg in container["args"]], define)
+    assert (flags.coordinator, flags.num_processes) == ("digits-worker-0-0.digits:8476", 2)
+    assert (flags.process_id, flags.initialization_timeout) == (1, 21600)
+    assert flags.workdir == "/shared/runs/digits"
