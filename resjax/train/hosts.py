@@ -17,7 +17,7 @@ import jax
 
 from resjax.errors import BAD_INPUT, FAILED, BadInput
 from resjax.train import peers
-from resjax.train.peers import Alone, Peers
+from resjax.train.peers import Alone, Meeting, Peers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +131,7 @@ def joined(where: Place | None, about: Mapping[str, Any], timeout: float) -> Ite
         yield Alone()
         return
     try:
-        job = peers.meet(where.coordinator, where.index, where.count, about, timeout, where.hint)
+        job = peers.meet(Meeting(where.coordinator, where.index, where.count, about, timeout, where.hint))
     except BadInput as error:
         raise BadInput(f"process {where.index}: {error}" if where.index else str(error)) from error
     sys.stdout.flush()

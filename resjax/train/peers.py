@@ -6,6 +6,7 @@ of themselves; then it leaves the port to JAX. The connections stay: the kernel 
 however it ends, and the others leave with `PEER_LOST` and one line. Messages are JSON, a line each.
 """
 
+import dataclasses
 import json
 import os
 import select
@@ -214,31 +215,42 @@ class Peers:
         _exit(code)
 
 
-def meet(
-    address: str,
-    index: int,
-    count: int,
-    about: Mapping[str, Any],
-    timeout: float,
-    hint: str = "",
-) -> Peers:
-    """Waits until all processes of a job have come and found that they are alike.
+@dataclasses.dataclass(frozen=True)
+class Meeting:
+    """What a process knows of its job before it meets the others.
 
-    Args:
+    Attributes:
       address: HOST:PORT of process 0.
+      index, count: this process among all.
       about: what has to be equal in all processes, as JSON values by name.
-      timeout: seconds to wait.
+      timeout: seconds to wait for the others.
       hint: what to do about processes that do not come.
+    """
+
+    address: str
+    index: int
+    count: int
+    about: Mapping[str, Any]
+    timeout: float
+    hint: str = ""
+
+    @property
+    def host(self) -> str:
+        return self.address.rpartition(":")[0].strip("[]")
+
+    @property
+    def port(self) -> int:
+        return int(self.address.rpartition(":")[2])
+
+
+def meet(meeting: Meeting) -> Peers:
+    """Waits until all processes of a job have come and found that they are alike.
 
     Raises:
       BadInput: for processes that do not come, come twice or differ, and a port that cannot be used.
     """
-    host, _, port = address.rpartition(":")
-    deadline = time.monotonic() + timeout
-    if index == 0:
-        return Peers(0, count, _listen(address, int(port), count, about, deadline, timeout, hint))
-    line = _call(address, host.strip("[]"), int(port), index, count, about, deadline, timeout, hint)
-    return Peers(index, count, {0: line})
+    lines = {0: _call(meeting)} if meeting.index else _listen(meeting)
+    return Peers(meeting.index, meeting.count, lines)
 
 
 def say(index: int, text: str) -> None:
@@ -246,28 +258,28 @@ def say(index: int, text: str) -> None:
     os.write(2, f"{f'process {index}: ' if index else ''}{text}\n".encode())
 
 
-def _listen(
-    address: str, port: int, count: int, about: Mapping[str, Any], deadline: float, timeout: float, hint: str
-) -> dict[int, "_Line"]:
+def _listen(meeting: Meeting) -> dict[int, "_Line"]:
     """Process 0: a line to every other process."""
+    address, count, timeout = meeting.address, meeting.count, meeting.timeout
     try:
         dual = socket.has_dualstack_ipv6()
         family = socket.AF_INET6 if dual else socket.AF_INET
-        server = socket.create_server(("", port), family=family, dualstack_ipv6=dual, backlog=count)
+        server = socket.create_server(("", meeting.port), family=family, dualstack_ipv6=dual, backlog=count)
     except OSError as error:
-        raise BadInput(
-            f"--coordinator={address}: the port cannot be used ({error.strerror}): choose another"
-        ) from error
+        why = os.strerror(error.errno) if error.errno else str(error)
+        raise BadInput(f"{address}: the port cannot be used ({why}): give all processes another one") from error
     lines: dict[int, _Line] = {}
-
-    def refuse(why: str, *others: _Line) -> NoReturn:
-        for line in (*lines.values(), *others):
-            line.send({"refused": why})
-        raise BadInput(why)
 
     def missing() -> str:
         return _names(set(range(1, count)) - lines.keys(), count)
 
+    def refuse(why: str, *others: _Line) -> NoReturn:
+        for line in (*lines.values(), *others):
+            line.send({"refused": why})
+            line.socket.close()
+        raise BadInput(why)
+
+    deadline = time.monotonic() + timeout
     reminder = _Reminder(lambda: f"waiting for {missing()} at {address}", timeout)
     with server:
         while len(lines) < count - 1:
@@ -276,9 +288,8 @@ def _listen(
                 line = _Line(server.accept()[0])
             except TimeoutError:
                 if time.monotonic() > deadline:
-                    refuse(
-                        f"{missing()} did not come to {address} within {timeout:g} s: {hint or 'start all of them'}"
-                    )
+                    do = meeting.hint or "start all of them"
+                    refuse(f"{missing()} did not come to {address} within {timeout:g} s: {do}")
                 continue
             match line.wait(GREETING):
                 case {"process": int(index), "count": int(theirs), "about": dict(other)}:
@@ -292,52 +303,42 @@ def _listen(
                     "--num_processes and its own --process_id",
                     line,
                 )
-            if index in lines and not lines[index].ended():  # else it was started again in the meantime
+            if differing := _differences(meeting.about, other):
+                refuse(f"process {index} and process 0 differ: {differing}. Start all with the same command", line)
+            if index in lines and not lines[index].ended():
                 refuse(f"two processes came as {index} of {count}: give each its own --process_id", line)
-            if differing := [
-                name for name in sorted(about.keys() | other.keys()) if about.get(name) != other.get(name)
-            ]:
-                told = "; ".join(f"{n} is {other.get(n)!r} there, {about.get(n)!r} here" for n in differing[:3])
-                refuse(f"process {index} and process 0 differ: {told}. Start all with the same command", line)
+            if index in lines:  # it was started again in the meantime
+                lines[index].socket.close()
             lines[index] = line
     for line in lines.values():
         line.send({"go": True})
     return lines
 
 
-def _call(
-    address: str,
-    host: str,
-    port: int,
-    index: int,
-    count: int,
-    about: Mapping[str, Any],
-    deadline: float,
-    timeout: float,
-    hint: str,
-) -> "_Line":
+def _call(meeting: Meeting) -> "_Line":
     """Any other process: the line to process 0."""
+    address, index, count, timeout = meeting.address, meeting.index, meeting.count, meeting.timeout
     reached = False
-    reminder = _Reminder(
-        lambda: (
-            f"process 0 has not everybody at {address} yet" if reached else f"waiting for process 0 at {address}"
-        ),
-        timeout,
-        index,
-    )
+
+    def text() -> str:
+        return f"process 0 at {address} waits for others" if reached else f"waiting for process 0 at {address}"
+
+    deadline = time.monotonic() + timeout
+    reminder = _Reminder(text, timeout, index)
     while time.monotonic() < deadline:
         try:
-            line = _Line(socket.create_connection((host, port), reminder.pause(deadline)))
+            line = _Line(socket.create_connection((meeting.host, meeting.port), reminder.pause(deadline)))
         except OSError:  # not there yet: not even its name may be known
             time.sleep(RETRY)
             continue
-        line.send({"process": index, "count": count, "about": dict(about)})
+        line.send({"process": index, "count": count, "about": dict(meeting.about)})
         while True:
-            # Process 0 says first who did not come.
+            # Process 0 says who did not come, so it may speak first.
             match line.wait(reminder.pause(deadline + FAREWELL)):
                 case {"go": _}:
                     return line
                 case {"refused": str(why)}:
+                    line.socket.close()
                     raise BadInput(why)
                 case None if not line.ended() and time.monotonic() < deadline + FAREWELL:
                     reached = True
@@ -347,8 +348,14 @@ def _call(
         time.sleep(RETRY)
     raise BadInput(
         f"process 0 of {count} does not answer at {address} within {timeout:g} s: "
-        f"{hint or 'start it there, or let its port through'}"
+        f"{meeting.hint or 'start it there, or let its port through'}"
     )
+
+
+def _differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> str:
+    """What two processes say differently of themselves, the first few; empty if nothing."""
+    names = [name for name in sorted(here.keys() | there.keys()) if here.get(name) != there.get(name)]
+    return "; ".join(f"{name} is {there.get(name)!r} there, {here.get(name)!r} here" for name in names[:3])
 
 
 def relay(address: str) -> str:

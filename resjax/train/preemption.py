@@ -48,7 +48,8 @@ class StopRequest:
         self.requested = True
         if self._message:
             # Written without locks: a print here could interrupt a print.
-            os.write(sys.stderr.fileno(), f"\n{signal.Signals(number).name}: {self._message}\n".encode())
+            who = f"process {self._job.index}: " if self._job.index else ""
+            os.write(sys.stderr.fileno(), f"\n{who}{signal.Signals(number).name}: {self._message}\n".encode())
 
     def __enter__(self) -> "StopRequest":
         self._before = {number: signal.signal(number, self._handle) for number in self.SIGNALS}
