@@ -26,7 +26,7 @@ class Place:
 
     Attributes:
       coordinator: HOST:PORT of process 0.
-      gpus: the GPUs of this machine that it uses; None for all.
+      gpus: the GPUs of this machine that it uses; None for all, or as $JAX_LOCAL_DEVICE_IDS says.
       hint: what to do about processes that do not come.
     """
 
@@ -73,6 +73,8 @@ def place(coordinator: str | None, count: int | None, index: int | None, timeout
     address, count, index, gpus = found
     if address is None or count is None or index is None or count == 1:
         return None
+    if "JAX_LOCAL_DEVICE_IDS" in os.environ:  # JAX reads it itself
+        gpus = None
     if gpus is not None and scheduler in LOCAL:
         _check_gpus(scheduler)
     return Place(address, count, index, list(gpus) if gpus is not None else None, "" if scheduler else TPU_HINT)
@@ -103,8 +105,6 @@ def _check_gpus(scheduler: str) -> None:
 
     Under SLURM and Open MPI JAX gives each process one GPU, that of its rank on the machine.
     """
-    if "JAX_LOCAL_DEVICE_IDS" in os.environ:
-        return
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = len(visible.split(",")) if visible else len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
     here = os.environ.get(LOCAL[scheduler], "").partition("(")[0]  # 8(x2): eight on each of two machines

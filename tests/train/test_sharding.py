@@ -66,6 +66,26 @@ def test_bn_groups_agree(single, changes):
     assert abs(one - single[0][:5]).max() > 1e-3
 
 
+def test_slices_are_crossed_by_the_data_axis_alone(monkeypatch):
+    """Two TPU slices of four chips, whose numbers come mixed: the network between them carries the data axis."""
+
+    class Chip:
+        platform, device_kind, process_index, core_on_chip = "tpu", "a kind that JAX has no rule for", 0, 0
+
+        def __init__(self, id, slice_index):
+            self.id, self.slice_index = id, slice_index
+            self.coords = (id // 2 % 2, id // 4, 0)
+
+    chips = [Chip(i, i % 2) for i in range(8)]
+    monkeypatch.setattr(jax, "devices", lambda: chips)
+    monkeypatch.setattr(sharding, "Mesh", lambda grid, axes, axis_types: grid)
+    grid = sharding.make_mesh(4, 2)
+    assert grid.shape == (4, 2)
+    assert [{chip.slice_index for chip in row} for row in grid] == [{0}, {0}, {1}, {1}]
+    with pytest.raises(BadInput, match=r"mesh\.data=1: must be a multiple of the 2 slices"):
+        sharding.make_mesh(1, 8)
+
+
 def test_state_is_born_sharded_and_stays_so():
     own, _ = program(*FSDP)
     state = own.init(SEED)
