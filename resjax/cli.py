@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from resjax import paths
 from resjax.checks import ALIASES, check_fields, check_values, nearest_field
 from resjax.config import default, flatten, plain
-from resjax.errors import BAD_INPUT, DONE, KILLED, BadInput
+from resjax.errors import BAD_INPUT, DONE, KILLED, BadInput, NotSaved
 
 
 def run(command: Callable[[list[str]], int | None]) -> None:
@@ -26,8 +26,12 @@ def run(command: Callable[[list[str]], int | None]) -> None:
     try:
         code = command(sys.argv[1:])
     except BadInput as error:
-        print(f"error: {paths.one_line(error)}", file=sys.stderr)
+        print(f"error: {paths.one_line(error)}", file=sys.stderr, flush=True)
         code = BAD_INPUT
+        if _led_to(error, NotSaved):
+            # Orbax's threads wait five minutes for the folders and files that a failed save did not make, and the
+            # interpreter would wait for these threads. There is nothing that they could still do.
+            os._exit(code)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         code = KILLED
@@ -282,6 +286,13 @@ def _near_file(file: str) -> str:
     files = sorted(str(path) for path in {*folder.glob("*.py"), *Path("configs").glob("*.py")})
     near = difflib.get_close_matches(file, files, 1, 0)
     return f"; did you mean {near[0]}?" if near else ""
+
+
+def _led_to(error: BaseException | None, kind: type[BaseException]) -> bool:
+    """Whether `error`, or one that was being handled when it was raised, is of a kind."""
+    while error is not None and not isinstance(error, kind):
+        error = error.__context__
+    return error is not None
 
 
 def _one_line(error: Exception) -> str:

@@ -185,10 +185,11 @@ def restored(saved: Mapping[str, Any], where: object) -> ConfigDict:
     Raises:
       BadInput: for a field that this version does not have, or a value of another type than the field's.
     """
-    if not isinstance(saved, Mapping):
-        raise BadInput(f"{where} holds no config: restore the file")
     config = default()
     known = flatten(plain(config))
+    sections = [name for name, value in config.items() if isinstance(value, ConfigDict)]
+    if not isinstance(saved, Mapping) or not all(isinstance(saved.get(name), Mapping) for name in sections):
+        raise BadInput(f"{where} is damaged (it holds no whole config): restore it, or choose another --workdir")
     for field, value in flatten(saved).items():
         if field not in known:
             raise BadInput(
@@ -197,8 +198,9 @@ def restored(saved: Mapping[str, Any], where: object) -> ConfigDict:
         section, _, name = field.rpartition(".")
         node = config[section] if section else config
         try:
-            if value is None and known[field] is not None:  # which a ConfigDict takes in any field
-                raise TypeError
+            absent = value is None and known[field] is not None
+            if absent or isinstance(value, bool) > isinstance(known[field], bool):
+                raise TypeError  # which a ConfigDict would take
             node[name] = tuple(value) if isinstance(value, list) else value
         except (TypeError, OverflowError) as error:
             raise BadInput(f"{where}: {field}={value!r} has the wrong type: restore the file") from error

@@ -20,6 +20,10 @@ class BadInput(ValueError):
     """
 
 
+class NotSaved(BadInput):
+    """A checkpoint could not be written. Threads may wait for it in vain, so a command ends without them."""
+
+
 def unknown(field: str, value: object, choices: Iterable[str]) -> str:
     """One line for a value that is none of `choices`, with the nearest one; a mapping gives their meanings."""
     meanings = choices if isinstance(choices, Mapping) else {}

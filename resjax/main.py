@@ -39,13 +39,14 @@ from resjax.config import flatten, network, plain, restored
 from resjax.errors import DONE, INTERRUPTED, NON_FINITE, BadInput
 from resjax.evaluation.evaluate import evaluate
 from resjax.models import counts
-from resjax.train import hosts, lock
+from resjax.train import hosts, lock, summary
 from resjax.train.checkpoint import check_source, versions
 from resjax.train.loop import Experiment, train
 from resjax.train.peers import Alone, Peers
 from resjax.train.preemption import Preempted
 from resjax.train.progress import NonFinite
 
+CURVES = "curves.png"
 OF_A_MACHINE = ("data.dir",)  # fields that the processes of a job need not have in common
 
 
@@ -103,11 +104,12 @@ def train_run(workdir: Path, config: ConfigDict, argv: list[str], job: Peers | A
     if config.init_from:
         check_source(Path(config.init_from), network(checks.described(config)))
     run = experiment.open(config, workdir)
-    if (workdir / "summary.json").exists():
-        summary = files.read_json(workdir / "summary.json")
-        if summary["steps"] >= run.durations.total:
-            say(f"{workdir} is finished: {summary['steps']} steps; train longer or choose another --workdir")
-            return report(workdir, summary)
+    finished = summary.read(workdir)
+    if finished and finished["steps"] >= run.durations.total:
+        say(f"{workdir} is finished: {finished['steps']} steps; train longer or choose another --workdir")
+        if job.index == 0 and not holds_something(workdir / CURVES):
+            draw(run, workdir)
+        return report(workdir, finished)
     job.gather("checked", None)
     try:
         with ExitStack() as held:
@@ -115,6 +117,7 @@ def train_run(workdir: Path, config: ConfigDict, argv: list[str], job: Peers | A
                 try:
                     workdir.mkdir(parents=True, exist_ok=True)
                     held.enter_context(lock.hold(workdir))
+                    files.remove_temporary(workdir)
                     files.write_json(workdir / "config.json", plain(run.config))
                 except OSError as error:
                     raise BadInput(
@@ -123,7 +126,9 @@ def train_run(workdir: Path, config: ConfigDict, argv: list[str], job: Peers | A
             job.gather("workdir", None)
             check_shared(workdir)
             announce(run, workdir)
-            summary = train(run, workdir, BEGAN, job)
+            found = train(run, workdir, BEGAN, job)
+            if job.index == 0:
+                draw(run, workdir)
     except Preempted as stopped:
         say(f"{stopped}; saved in {workdir}")
         say(f"to go on, run the same command again: python -m resjax.main {shlex.join(argv)}")
@@ -131,11 +136,7 @@ def train_run(workdir: Path, config: ConfigDict, argv: list[str], job: Peers | A
     except NonFinite as error:
         say(f"error: {error}")
         return NON_FINITE
-    from resjax.analysis import curves  # matplotlib takes a second to import; nothing waits for it by now
-
-    if job.index == 0:
-        curves.draw({run.config.name: workdir}, workdir / "curves.png")
-    return report(workdir, summary)
+    return report(workdir, found)
 
 
 def check_workdir(workdir: Path, config: ConfigDict) -> ConfigDict:
@@ -158,13 +159,12 @@ def check_workdir(workdir: Path, config: ConfigDict) -> ConfigDict:
         config = checks.continued(saved, config)
     elif workdir.exists() and not (workdir.is_dir() and all(map(left_over, workdir.iterdir()))):
         raise BadInput(f"workdir={workdir} exists and is not a resjax run; choose an empty or new folder")
-    parent = workdir.absolute()
-    while not parent.exists():
-        parent = parent.parent
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise BadInput(
-            f"workdir={workdir} is not writable: no permission to write in {parent}; choose another --workdir"
-        )
+    for folder in (workdir.absolute(), workdir.absolute() / "checkpoints"):
+        while not folder.exists():
+            folder = folder.parent
+        if not folder.is_dir() or not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+            why = "no permission to write in" if folder.is_dir() else "a file is in the place of the folder"
+            raise BadInput(f"workdir={workdir} is not writable: {why} {folder}; choose another --workdir")
     return config
 
 
@@ -180,6 +180,18 @@ def check_shared(workdir: Path) -> None:
 def left_over(path: Path) -> bool:
     """True for a file that a process killed at its start leaves in its workdir."""
     return path.name == lock.NAME or files.is_temporary(path)
+
+
+def holds_something(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
+
+
+def draw(run: Experiment, workdir: Path) -> None:
+    """Draws the curves of a finished run."""
+    from resjax.analysis import curves  # matplotlib takes a second to import; nothing waits for it by now
+
+    with files.writing(workdir):
+        curves.draw({run.config.name: workdir}, workdir / CURVES)
 
 
 def evaluate_run(
@@ -249,13 +261,13 @@ def announce(run: Experiment, workdir: Path) -> None:
         )
 
 
-def report(workdir: Path, summary: dict[str, Any]) -> int:
-    """Prints the result of a finished run."""
+def report(workdir: Path, found: dict[str, Any]) -> int:
+    """Prints the summary of a finished run."""
     say(
-        f"done      test accuracy {100 * summary['test_accuracy']:.2f} %, {summary['steps']:,} steps, "
-        f"{summary['seconds']:.1f} s, {summary['images_per_second']:,.0f} images/s\n"
-        f"digest    {summary['state_digest']}\n"
-        f"results   {workdir / 'summary.json'}, {workdir / 'curves.png'}"
+        f"done      test accuracy {100 * found['test_accuracy']:.2f} %, {found['steps']:,} steps, "
+        f"{found['seconds']:.1f} s, {found['images_per_second']:,.0f} images/s\n"
+        f"digest    {found['state_digest']}\n"
+        f"results   {workdir / summary.NAME}, {workdir / CURVES}"
     )
     return DONE
 

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from resjax.analysis import __main__ as analysis
+from resjax.analysis import curves
 from resjax.data import prepare
 
 DIGITS = "--config=configs/digits.py"
@@ -232,12 +234,85 @@ def test_workdir_with_other_things(call, tmp_path):
     assert (tmp_path / "thesis.tex").read_text() == "all of it"
 
 
-@pytest.mark.parametrize("name", ["config.json", "summary.json"])
-def test_damaged_json(call, rich, copy, name):
-    (copy / name).write_text('{"steps": ')
+DAMAGED = (b"", b"{", b"null", b"{}", b"[]", b"5", b'"text"', b"\xff\xfe", b"[" * 10**5)
+
+
+def test_damaged_config(call, rich, copy):
+    """Whether it is trained on, evaluated or drawn."""
+    config = json.loads((copy / "config.json").read_text())
+    wrong = [{**config, "model": 5}, {**config, "batch_size": None}, {**config, "seed": "0"}, {"model": {}}]
+    for content in (*DAMAGED, *(json.dumps(value).encode() for value in wrong)):
+        (copy / "config.json").write_bytes(content)
+        before = snapshot(copy)
+        refused(*call(*rich, f"--workdir={copy}"), "config.json")
+        refused(*call(f"--workdir={copy}", "--mode=eval"), "config.json")
+        refused(*call("curves", f"--workdir={copy}", command=analysis.main), "config.json")
+        assert snapshot(copy) == before
+
+
+def test_a_damaged_summary_is_written_again(call, rich, copy, whole):
+    """The state is in the checkpoints."""
+    sound = json.loads((whole / "summary.json").read_text())
+    wrong = [{**sound, "steps": "90"}, {**sound, "seconds": None}, {**sound, "state_digest": 1}, {"steps": 90}]
+    for content in (*DAMAGED, *(json.dumps(value).encode() for value in wrong)):
+        (copy / "summary.json").write_bytes(content)
+        code, _, err = call(*rich, f"--workdir={copy}", "--config.mesh.data=1")
+        assert code == 0, err
+        assert "resumed  from step 90\n" in err
+        again = json.loads((copy / "summary.json").read_text())
+        same = [key for key in sound if "second" not in key and key != "device"]
+        assert {key: again[key] for key in same} == {key: sound[key] for key in same}
+
+
+def test_missing_curves_are_drawn_again(call, rich, copy, whole):
+    shutil.copy(whole / "summary.json", copy)
+    flags = (*rich, f"--workdir={copy}", "--config.mesh.data=1")
+    for content in (None, b""):
+        (copy / "curves.png").unlink()
+        if content is not None:
+            (copy / "curves.png").write_bytes(content)
+        code, _, err = call(*flags)
+        assert (code, f"{copy} is finished: 90 steps" in err) == (0, True)
+        assert (copy / "curves.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     before = snapshot(copy)
-    refused(*call(*rich, f"--workdir={copy}"), name, "is damaged")
+    assert call(*flags)[0] == 0
     assert snapshot(copy) == before
+
+
+def test_damaged_lines_in_the_metrics(call, rich, copy, whole):
+    """What is good stays, whatever stands beside it; what is not a run's own stays too, to the byte."""
+    path = copy / "metrics.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    strange = [
+        b"\n",
+        b"\0" * 100 + b"\n",
+        b"\xff\xfegarbage\n",
+        b"5\n",
+        b"[1]\n",
+        b"{}\n",
+        b'{"note": "by hand"}\n',
+        b'{"step": "x", "split": "train", "loss": 0}\n',
+        b'{"step": 7, "split": "own"}\n',
+        b'{"step": 300, "gpu": 0.5}\n',
+        b'{"step": 8, "split": "test", "accuracy": "?"}\n',
+    ]
+    content = b"".join([lines[0], *strange[:6], *lines[1:20], *strange[6:], *lines[20:]])
+    path.write_bytes(content + b'{"step": 90, "spl')
+    code, _, err = call(*rich, f"--workdir={copy}", "--config.mesh.data=1")
+    assert code == 0, err
+    assert err.count(f"{path}: 4 damaged lines are skipped\n") == 2  # by the run, and by its curves
+    assert path.read_bytes() == content
+    found, expected = (curves.read(workdir) for workdir in (copy, whole))
+    assert found == expected
+    # Steps that are trained again are written again, once.
+    shutil.rmtree(copy / "checkpoints" / "90")
+    (copy / "summary.json").unlink()
+    code, _, err = call(*rich, f"--workdir={copy}", "--config.mesh.data=1")
+    assert code == 0, err
+    left = path.read_bytes().splitlines(keepends=True)
+    assert left[: 20 + len(strange)] == content.splitlines(keepends=True)[: 20 + len(strange)]
+    assert len(left) == len(content.splitlines())
+    assert curves.read(copy) == expected
 
 
 def test_workdir_that_cannot_be_made(call):

@@ -20,18 +20,20 @@ elif __name__ == "__mp_main__":
     worker.live_and_die_with_parent()
 
 import sys
+from contextlib import closing
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import matplotlib.image
 from absl import flags
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
 
 from resjax import cli, files
 from resjax.analysis import branches, curves, gradients, lesion, responses
 from resjax.analysis.runs import OpenedRun, Options, gather
 from resjax.errors import BadInput, unknown
+from resjax.train.events import Events
 
 ANALYSES: dict[str, ModuleType] = {
     "responses": responses,
@@ -106,12 +108,12 @@ def analyse(name: str, runs: dict[str, OpenedRun], options: Options, out: Path) 
 def show(workdir: Path, name: str, picture: Path, profiles: dict[str, list[float]]) -> None:
     """Puts the picture and the profiles (with depth in place of steps) into the run's TensorBoard folder."""
     # A separate folder, because a resumed run purges later steps from its own event files.
-    with SummaryWriter(str(workdir / "tensorboard" / "analysis")) as events:
+    with closing(Events(workdir / "tensorboard" / "analysis")) as events:
         pixels = (255 * matplotlib.image.imread(picture)[..., :3]).round().astype("uint8")
-        events.add_image(f"analysis/{name}", pixels, dataformats="HWC")
+        events.add(summary.image(f"analysis/{name}", pixels, dataformats="HWC"))
         for line, values in profiles.items():
             for depth, value in enumerate(values, 1):
-                events.add_scalar(f"{name}/{line.replace(' ', '_')}", value, depth)
+                events.add(summary.scalar(f"{name}/{line.replace(' ', '_')}", value), depth)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from resjax import files
 from resjax.analysis import figure, runs
 from resjax.analysis.runs import OpenedRun, Options
 from resjax.errors import BadInput
+from resjax.train import log
 
 TAKES: tuple[str, ...] = ()  # of Options: records are read, no weights
 
@@ -25,7 +26,7 @@ NAMES = {"train": "training", "validation": "validation", "test": "test"}
 
 def read(workdir: Path) -> dict[str, Any]:
     """One run's curves by split: `step`, and `error` in percent after it (training: since the step before)."""
-    records = files.read_lines(workdir / "metrics.jsonl")
+    records = [record for record in files.read_lines(workdir / "metrics.jsonl") if _is_point(record)]
     by_split = {split: [r for r in records if r["split"] == split] for split in STYLES}
     ends = [r["step"] for r in by_split["test"]]
     by_split["train"] = merge(by_split["train"], ends)
@@ -34,6 +35,11 @@ def read(workdir: Path) -> dict[str, Any]:
         for split, own in by_split.items()
         if own
     }
+
+
+def _is_point(record: Mapping[str, Any]) -> bool:
+    """Whether a record is one of a run; others may have added theirs."""
+    return log.is_own(record) and type(record.get("accuracy")) in (int, float)
 
 
 def merge(records: Sequence[Mapping[str, Any]], ends: Sequence[int]) -> list[dict[str, Any]]:

@@ -192,10 +192,13 @@ def _seeds(workdir: Path) -> dict[Path, list[Path]]:
     if not definition.is_file():
         return {path: [workdir]}
     sweep = files.read_json(definition)
-    seeds = {
-        path / "runs" / variant: [workdir / "runs" / variant / f"seed{seed}" for seed in sweep["seeds"]]
-        for variant in sweep["runs"]
-    }
+    try:
+        seeds = {
+            path / "runs" / variant: [workdir / "runs" / variant / f"seed{int(seed)}" for seed in sweep["seeds"]]
+            for variant in dict(sweep["runs"])
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadInput(f"{definition} is damaged (it is no sweep's): restore it, or give single runs") from error
     begun = {folder: [run for run in runs if (run / "config.json").is_file()] for folder, runs in seeds.items()}
     if not any(begun.values()):
         raise BadInput(f"--workdir={workdir} holds a sweep in which no run has begun; run it first")

@@ -24,6 +24,7 @@ from absl import flags
 from resjax import cli, files
 from resjax.errors import BadInput
 from resjax.sweep.results import markdown, show
+from resjax.train import summary as run_summary
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "results"
@@ -60,7 +61,7 @@ def main(argv: list[str]) -> None:
                 raise BadInput(f"--{name} is missing: give it, because a figure means nothing without it")
         RESULTS.mkdir(exist_ok=True)
         if values.benchmark:
-            content: dict[str, Any] = {"benchmark": json.loads(Path(values.benchmark).read_text())}
+            content: dict[str, Any] = {"benchmark": files.read_json(Path(values.benchmark))}
         else:
             content = {"runs": collect(Path(values.workdir))}
         files.write_json(RESULTS / f"{values.add}.json", about | content)
@@ -77,9 +78,10 @@ def collect(workdir: Path) -> dict[str, list[dict[str, Any]]]:
       BadInput: if there is none.
     """
     runs: dict[str, list[dict[str, Any]]] = {}
-    for path in sorted(workdir.rglob("summary.json")):
-        name = path.parent.parent.name if path.parent.name.startswith("seed") else path.parent.name
-        runs.setdefault(name, []).append(json.loads(path.read_text()))
+    for run in sorted(path.parent for path in workdir.rglob(run_summary.NAME)):
+        name = run.parent.name if run.name.startswith("seed") else run.name
+        if found := run_summary.read(run):
+            runs.setdefault(name, []).append(found)
     if not runs:
         raise BadInput(f"--workdir={workdir} holds no finished run; give the folder of a run, sweep or table")
     return runs

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import signal
 import sys
 from collections.abc import Iterable
@@ -19,6 +18,7 @@ from resjax.errors import INTERRUPTED, BadInput
 from resjax.models import counts
 from resjax.models.spec import Spec
 from resjax.sweep.definition import Sweep
+from resjax.train import summary
 
 DEFINITION = "sweep.json"
 LOCK = "sweep.lock"
@@ -97,35 +97,38 @@ class Run:
 
     def summary(self) -> dict[str, Any] | None:
         """The summary of a finished run; None for any other, and for a run of another length."""
+        found = summary.read(self.workdir)
         try:
-            summary = json.loads((self.workdir / "summary.json").read_text())
-            config = json.loads((self.workdir / "config.json").read_text())
-        except (OSError, ValueError):
+            config = files.read_json(self.workdir / "config.json") if found else None
+        except (OSError, BadInput):
             return None
-        same = all(config.get(field) == self.config[field] for field in checks.LENGTH)
-        return summary if same and "state_digest" in summary else None
+        same = isinstance(config, dict) and all(config.get(f) == self.config[f] for f in checks.LENGTH)
+        return found if same else None
 
     def exit_code(self) -> int:
-        """The exit code of the latest attempt if it failed, else 0."""
+        """The exit code of the latest attempt if it failed, else 0; minus a signal's number if that ended it."""
         try:
-            return int(self.exit.read_text())
+            code = int(self.exit.read_text())
         except (OSError, ValueError):
             return 0
+        return code if code > 0 or -code in list(signal.Signals) else 0
 
     def error(self) -> str:
         """The last line that a failed run wrote; empty for a run that did not fail."""
         code = self.exit_code()
         if code in (0, INTERRUPTED) or self.summary():
             return ""
-        lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
+        text = self.log.read_text(errors="replace") if self.log.is_file() else ""
+        lines = [line for line in text.splitlines() if line.strip()]
         last = lines[-1].strip().removeprefix("error: ") if lines and not lines[-1].startswith("$ ") else ""
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         return last if last and code > 0 else f"{how} {last}".strip()
 
     def step(self) -> int:
         """The step that the run's log has reached."""
-        records = files.read_lines(self.workdir / "metrics.jsonl")
-        return records[-1]["step"] if records else 0
+        records = files.lines(self.workdir / "metrics.jsonl")
+        steps = [record["step"] for _, record in records if record and type(record.get("step")) is int]
+        return steps[-1] if steps else 0
 
 
 def plan(sweep: Sweep, workdir: Path) -> list[Run]:
@@ -178,7 +181,7 @@ def check_workdir(runs: list[Run], workdir: Path) -> None:
         if workdir.exists() and foreign:
             raise BadInput(f"workdir={workdir} exists and is not a sweep; choose an empty or new folder")
         return
-    saved = files.read_json(path)
+    saved = read(path)
     configs = {run.variant: run.known for run in runs}
     lost = [f"run {name!r} is there, not here" for name in saved["runs"] if name not in configs]
     lost += [f"seed {s} is there, not here" for s in saved["seeds"] if s not in {run.seed for run in runs}]
@@ -193,6 +196,25 @@ def check_workdir(runs: list[Run], workdir: Path) -> None:
             f"workdir={workdir} holds another sweep: {'; '.join((lost + changed)[:3])}. "
             "Use its values or another --workdir"
         )
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What `store` wrote.
+
+    Raises:
+      BadInput: if the file holds something else.
+    """
+    saved = files.read_json(path)
+    sound = (
+        isinstance(saved, dict)
+        and isinstance(seeds := saved.get("seeds"), list)
+        and isinstance(runs := saved.get("runs"), dict)
+        and all(type(seed) is int for seed in seeds)
+        and all(isinstance(run, dict) and isinstance(run.get("config"), dict) for run in runs.values())
+    )
+    if not sound:
+        raise BadInput(f"{path} is damaged (it is no sweep's): restore it, or choose another --workdir")
+    return saved
 
 
 def store(runs: list[Run], workdir: Path) -> None:

@@ -11,6 +11,7 @@ keeps a checkpoint from being read (the disk, permissions, memory, another struc
 
 import asyncio
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -29,7 +30,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 import resjax
-from resjax.errors import BadInput
+from resjax.errors import BadInput, NotSaved
 from resjax.models import scan
 from resjax.models.resnet import init_variables
 from resjax.models.spec import Spec
@@ -58,6 +59,7 @@ class Checkpoints:
     def __init__(self, workdir: Path, keep: int | None = None, job: Peers | Alone | None = None) -> None:
         absl.logging.set_verbosity(absl.logging.FATAL)  # Orbax logs every step of a save
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # and every array that it cannot read
+        _ignore_late_ends()
         self._workdir = workdir.absolute()
         self._directory = self._workdir / "checkpoints"
         self._manager: Any = None
@@ -116,7 +118,7 @@ class Checkpoints:
           this is the saved digest.
 
         Raises:
-          BadInput: if this or an earlier save failed, naming the folder.
+          NotSaved: if this or an earlier save failed, naming the folder.
         """
         step = int(state.step)
         if step in self.steps():
@@ -355,7 +357,7 @@ class Checkpoints:
             if not damage.is_of_the_system(error):
                 raise
             reason = damage.reason(error)
-            raise BadInput(
+            raise NotSaved(
                 f"{self._directory}: a checkpoint could not be saved ({reason}); those before it are sound: "
                 "mend that, then run the same command again"
             ) from error
@@ -364,7 +366,7 @@ class Checkpoints:
         """Waits for saves and stops the threads.
 
         Raises:
-          BadInput: if a save failed, naming the folder.
+          NotSaved: if a save failed, naming the folder.
         """
         if self._manager is None:
             return
@@ -380,6 +382,23 @@ class Checkpoints:
 def versions() -> dict[str, str]:
     """The versions of what the bits of a run depend on."""
     return {name: importlib.metadata.version(name) for name in VERSIONS} | {"resjax": resjax.__version__}
+
+
+def _ignore_late_ends() -> None:
+    """Keeps what TensorStore reports to an event loop that is closed from the terminal, in the whole process.
+
+    Orbax reads and writes all arrays at once. When one fails it closes the loop, and each of the others that ends
+    after that would be a traceback.
+    """
+    before = sys.unraisablehook
+    if not (isinstance(before, functools.partial) and before.func is _unless_late):
+        sys.unraisablehook = functools.partial(_unless_late, before)
+
+
+def _unless_late(before: Callable[[Any], object], unraisable: Any) -> None:
+    error = unraisable.exc_value
+    if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+        before(unraisable)
 
 
 def check_source(workdir: Path, spec: Spec) -> None:

@@ -25,7 +25,7 @@ def read_json(path: Path) -> Any:
     """A JSON file of a checkpoint; raises Damage if it holds something else."""
     try:
         return json.loads(path.read_bytes())
-    except ValueError as error:  # not JSON, or not UTF-8
+    except (ValueError, RecursionError) as error:  # not JSON, or not UTF-8
         raise Damage(f"{path.parent.name}/{path.name} is garbled") from error
 
 

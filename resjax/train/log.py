@@ -4,27 +4,44 @@ import json
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
 from tqdm import tqdm
 
 from resjax import files
+from resjax.train.events import Events
+
+
+def is_own(record: Mapping[str, Any]) -> bool:
+    """Whether a run wrote this record; another tool, or a hand, may have added some of its own."""
+    return type(record.get("step")) is int and isinstance(record.get("split"), str)
 
 
 class RunLog:
     """The logs of one run: a progress bar (or plain lines), metrics.jsonl and TensorBoard event files.
 
-    A resumed run continues at its checkpoint: records of later steps are dropped first, because those steps run
-    again and give the same values.
+    A resumed run continues at its checkpoint: its records of later steps are dropped first, because those steps run
+    again and give the same values. All other lines stay as they are, also damaged ones and those of others.
+
+    Raises:
+      BadInput: here, in `write` and in `close`, if the files cannot be written.
     """
 
     def __init__(self, workdir: Path, start: int, total: int) -> None:
+        self._workdir = workdir
         path = workdir / "metrics.jsonl"
-        kept = [record for record in files.read_lines(path) if record["step"] <= start]
-        files.replace(path, "".join(json.dumps(record) + "\n" for record in kept))
-        self._file = path.open("a", buffering=1)
-        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+        with files.writing(workdir):
+            found = files.lines(path)
+            files.say_damaged(path, found)
+            kept = [
+                line for line, record in found if record is None or not is_own(record) or record["step"] <= start
+            ]
+            files.replace(path, b"".join(line + b"\n" for line in kept))
+            self._file = path.open("a", buffering=1)
+            self._events = Events(workdir / "tensorboard", purge_step=start + 1)
         self._total = total
         self._bar: tqdm | None = None
         self._bar_at = start
@@ -41,9 +58,10 @@ class RunLog:
 
     def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
         """Records `values` of `split` (train, validation or test) after `step` steps."""
-        self._file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
-        for name, value in values.items():
-            self._events.add_scalar(f"{split}/{name}", value, step)
+        with files.writing(self._workdir):
+            self._file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
+            for name, value in values.items():
+                self._events.add(summary.scalar(f"{split}/{name}", value), step)
         text = f"loss {values['loss']:.4f}  accuracy {100 * values['accuracy']:.2f} %"
         if split == "train":
             if "images_per_second" in values:  # not after the first step, which compiles
@@ -74,8 +92,8 @@ class RunLog:
         """Ends the progress bar and flushes the files."""
         if self._bar is not None:
             self._bar.close()
-        self._events.close()
-        self._file.close()
+        with files.writing(self._workdir), closing(self._file), closing(self._events):
+            pass
 
 
 class Silence:

@@ -23,7 +23,7 @@ from resjax.data.loader import Dataset
 from resjax.evaluation.evaluate import Evaluation, evaluate
 from resjax.models import counts
 from resjax.models.spec import Spec
-from resjax.train import checkpoint
+from resjax.train import checkpoint, summary
 from resjax.train.checkpoint import Checkpoints
 from resjax.train.log import RunLog, Silence
 from resjax.train.peers import Alone, Peers
@@ -73,10 +73,11 @@ def train(
             step = int(state.step)
             # It is saved already: this only asks for its digest.
             digest = checkpoints.save(state, record(experiment, progress, step)).result()
-    summary = summarize(experiment, step, digest, progress)
+    found = summarize(experiment, step, digest, progress)
     if job.index == 0:
-        files.write_json(workdir / "summary.json", summary)  # closing the checkpoints waited for the last one
-    return summary
+        with files.writing(workdir):
+            files.write_json(workdir / summary.NAME, found)  # closing the checkpoints waited for the last one
+    return found
 
 
 def fit(

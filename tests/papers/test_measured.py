@@ -30,6 +30,7 @@ def test_table_of_runs(tmp_path):
         folder = tmp_path / "runs" / "A" / f"seed{seed}"
         folder.mkdir(parents=True)
         summary = {"test_accuracy": accuracy, "train_accuracy": 1.0, "params": 1234, "steps": 5}
+        summary |= {"test_accuracy_top5": 1.0, "device": "1 x cpu", "state_digest": "0"}
         (folder / "summary.json").write_text(
             json.dumps(summary | {"seconds": 10 * seed, "images_per_second": 1000})
         )

@@ -34,6 +34,7 @@ def finish(data_sets, monkeypatch):
                 (run.workdir / "config.json").write_text(json.dumps(plain(run.config)))
                 summary = {"test_accuracy": 1 - error / 100, "test_accuracy_top5": 1.0, "train_accuracy": 0.5}
                 summary |= {"seconds": 1.0, "state_digest": "0", "device": "1 x cpu", "steps": 1}
+                summary |= {"images_per_second": 100.0, "params": 9}
                 (run.workdir / "summary.json").write_text(json.dumps(summary))
                 records = [
                     {"step": s, "split": split, "accuracy": 0.5} for s in (1, 2) for split in ("train", "test")

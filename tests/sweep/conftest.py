@@ -38,7 +38,7 @@ if note == "wait" or (note == "wait once" and not os.path.exists(workdir + "/lis
     open(workdir + "/listening", "w").close()
     time.sleep(60)
 summary = {"test_accuracy": 0.9 - 0.01 * seed, "test_accuracy_top5": 0.99, "train_accuracy": 0.95, "seconds": 2.0}
-summary |= {"steps": 4, "state_digest": "0", "device": "1 x cpu"}
+summary |= {"steps": 4, "state_digest": "0", "device": "1 x cpu", "images_per_second": 100.0, "params": 9}
 with open(workdir + "/summary.json", "w") as file:
     json.dump(summary, file)
 """

@@ -21,6 +21,7 @@ def runs(tmp_path):
             run.workdir.mkdir(parents=True)
             (run.workdir / "config.json").write_text(json.dumps({"total_epochs": 50.0}))
             summary = {"test_accuracy": accuracy[run.name], "train_accuracy": 0.75, "seconds": 10.0 + run.seed}
+            summary |= {"test_accuracy_top5": 1.0, "images_per_second": 100.0, "params": 9, "device": "1 x cpu"}
             (run.workdir / "summary.json").write_text(json.dumps(summary | {"steps": 22, "state_digest": "0"}))
     return found
 
