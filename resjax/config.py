@@ -185,11 +185,10 @@ def restored(saved: Mapping[str, Any], where: object) -> ConfigDict:
     Raises:
       BadInput: for a field that this version does not have, or a value of another type than the field's.
     """
+    if not isinstance(saved, Mapping) or not saved:
+        raise BadInput(f"{where} holds no config: restore the file")
     config = default()
     known = flatten(plain(config))
-    sections = [name for name, value in config.items() if isinstance(value, ConfigDict)]
-    if not isinstance(saved, Mapping) or not all(isinstance(saved.get(name), Mapping) for name in sections):
-        raise BadInput(f"{where} is damaged (it holds no whole config): restore it, or choose another --workdir")
     for field, value in flatten(saved).items():
         if field not in known:
             raise BadInput(

@@ -233,7 +233,7 @@ def test_what_a_resume_may_change():
 @pytest.mark.parametrize(
     ("saved", "message"),
     [
-        *((saved, "config.json holds no config") for saved in (None, 5, "x", [], [{}])),
+        *((saved, "config.json holds no config") for saved in (None, 5, "x", [], [{}], {})),
         ({"seed": None}, "config.json: seed=None has the wrong type"),
         ({"model": {"units": None}}, "model.units=None has the wrong type"),
         ({"seed": "x"}, "seed='x' has the wrong type"),

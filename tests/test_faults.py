@@ -104,7 +104,7 @@ def test_a_file_in_the_place_of_the_checkpoints(tiny, tmp_path):
     (tmp_path / "lock").touch()
     flags = flags_of(tiny, tmp_path)
     (tmp_path / "config.json").write_text("{}")  # is read first
-    refused(to_the_end(flags), "config.json is damaged")
+    refused(to_the_end(flags), "config.json holds no config")
     (tmp_path / "config.json").unlink()
     refused(to_the_end(flags), f"workdir={tmp_path} ")
 
