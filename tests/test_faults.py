@@ -33,7 +33,7 @@ def command(flags, between=""):
 
 def to_the_end(flags, between="", **options):
     """Far less time than the five minutes that Orbax waits for a folder."""
-    return subprocess.run(command(flags, between), cwd=ROOT, capture_output=True, text=True, timeout=100, **options)
+    return subprocess.run(command(flags, between), cwd=ROOT, capture_output=True, text=True, timeout=200, **options)
 
 
 def refused(done, *parts):
@@ -139,7 +139,7 @@ def test_no_permission_for_the_checkpoints(tiny, tmp_path, undisturbed):
             assert running.poll() is None, running.stderr.read()
             time.sleep(0.01)
         os.chown(workdir / "checkpoints", 0, 0)
-        out, err = running.communicate(timeout=100)
+        out, err = running.communicate(timeout=200)
     done = subprocess.CompletedProcess(running.args, running.returncode, out, err)
     refused(done, f"{workdir}/checkpoints: a checkpoint could not be saved (Permission denied")
     before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
