@@ -29,10 +29,9 @@ run() {{
     log=$1; shift
     mkdir -p "$(dirname "$log")"; rm -f "${{log%.log}}.exit"
     echo "$ {threads} $*" >> "$log"
-    # SLURM sends its signals to the step that srun starts, not to this shell. A run is one process: without its
-    # variable JAX does not take it for one of several that have a GPU each.
+    # SLURM sends its signals to the step that srun starts, not to this shell.
     srun --ntasks=1 ${{SLURM_CPUS_PER_TASK:+--cpus-per-task=$SLURM_CPUS_PER_TASK}} \\
-        bash -c 'unset SLURM_STEP_NODELIST; exec "$@" >> "$0" 2>&1' "$log" env {threads} "$@"
+        bash -c 'exec "$@" >> "$0" 2>&1' "$log" env {threads} "$@"
     code=$?
     case $code in
         75) scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID" && sleep 60 ;;  # it ends this shell

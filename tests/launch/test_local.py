@@ -1,5 +1,6 @@
 """launch/local: real processes that stand in for runs, and a real run of two."""
 
+import contextlib
 import os
 import re
 import select
@@ -237,3 +238,46 @@ def test_where_this_python_has_no_jax(tmp_path):
     own.parent.mkdir(parents=True)
     own.symlink_to(sys.executable)
     assert call()[:2] == (0, str(own))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux to find a process by its parent")
+def test_two_real_processes_of_which_one_is_killed(tiny, read_records, tmp_path):
+    """The other one notices, and both go on from the last checkpoint."""
+    workdir = tmp_path / "run"
+    durations = ("--config.total_steps=24", "--config.checkpoint_every_steps=4", "--config.mesh.data=8")
+    command = [LAUNCHER, f"--python={sys.executable}", "--processes=2", "--devices=4", "--restarts=1", "--"]
+    command += [*tiny, *durations, f"--workdir={workdir}"]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    try:
+        lines = iter(process.stderr.readline, "")
+        said = "".join(until("compiled", lines))
+        other = child(process.pid, "--process_id=1")
+        said += "".join(until("step      6/24", lines))
+        os.kill(other, signal.SIGKILL)
+        said += "".join(lines)
+        assert process.wait(60) == 0, said
+    finally:
+        process.kill()
+        process.communicate()
+    assert "launch/local: process 1 was killed by SIGKILL" in said
+    assert "launch/local: exit code 69: all processes start again (1 of 1 restarts)" in said
+    assert re.search(r"\[0\] resumed  from step (4|8|12|16|20)\n", said)
+    assert read_records(workdir, "test")[-1]["step"] == 24
+
+
+def until(text, lines):
+    for line in lines:
+        yield line
+        if text in line:
+            return
+    pytest.fail(f"the output ended before {text!r}")
+
+
+def child(parent, word):
+    """The process of `parent` that has a word in its command line."""
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            of = path.joinpath("stat").read_text().rpartition(")")[2].split()[1]
+            if of == str(parent) and word in path.joinpath("cmdline").read_text().split("\0"):
+                return int(path.name)
+    raise LookupError(word)

@@ -3,8 +3,6 @@
 import contextlib
 import json
 import os
-import re
-import shlex
 import shutil
 import signal
 import subprocess
@@ -27,8 +25,7 @@ def fake(tmp_path, monkeypatch):
     queue.write_text("")
     programs = {
         "sbatch": f'echo "$@" >> {folder}/calls.txt; echo "$(wc -l < {folder}/calls.txt);cluster"',
-        "srun": f'echo "$@" >> {folder}/steps.txt; while [[ $1 = --* ]]; do shift; done\n'
-        'SLURM_STEP_NODELIST=n1 exec "$@"',
+        "srun": f'echo "$@" >> {folder}/steps.txt; while [[ $1 = --* ]]; do shift; done; exec "$@"',
         "scontrol": f'echo "$@" >> {folder}/requeued.txt; kill $PPID',
         "squeue": f"cat {queue}; test -s {folder}/fail && {{ cat {folder}/fail >&2; exit 1; }}; exit 0",
     }
@@ -134,19 +131,6 @@ def test_threads(monkeypatch):
     assert slurm.threads("-c 6") == slurm.threads("--cpus-per-task 6") == slurm.threads("-c2 -c6") == 6
     monkeypatch.setenv("NPROC", "4")
     assert slurm.threads("-c 6") == 4
-
-
-def test_a_run_is_a_process_by_itself(fake, stand_in, sweep_file, workdir):
-    """JAX would take it for the first of several, and give it one of its GPUs."""
-    go(sweep_file({"A": {}}, seeds=(0,)), workdir)
-    script = workdir / "slurm/array1.sh"
-    program = "import os; open(os.environ['W'], 'w').write(str(os.environ.get('SLURM_STEP_NODELIST')))"
-    text = re.sub(
-        r"(0\) run \S+) .* ;;", rf"\1 {shlex.join([sys.executable, '-c', program])} ;;", script.read_text()
-    )
-    script.write_text(text)
-    assert run_task(script, 0, W=str(workdir / "seen")) == 0
-    assert (workdir / "seen").read_text() == "None"
 
 
 @pytest.mark.parametrize("name", ["a\n#SBATCH --uid=0", "a\rb", "a\x1bb", "a\\b"])
