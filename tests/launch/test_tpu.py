@@ -159,7 +159,7 @@ def test_sigterm_to_all_that_runs_on_a_worker_leaves_the_exit_code_of_the_run(gc
         for worker in "01":
             os.killpg(int(gcloud.read(f"{worker}/resjax/pid")), signal.SIGTERM)
         try:
-            _, err = launcher.communicate(timeout=60)
+            _, err = launcher.communicate(timeout=150)
         finally:
             launcher.kill()
     assert launcher.returncode == 0, err
