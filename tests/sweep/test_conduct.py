@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from resjax.errors import BadInput
+from resjax.sweep import definition
 from resjax.sweep.__main__ import main
+from resjax.sweep.plan import plan
 from resjax.sweep.share import share
 
 DONE, FAILED, INTERRUPTED = 0, 1, 75
@@ -75,6 +77,27 @@ def test_a_summary_that_is_not_whole_is_no_end(text, stand_in, sweep_file, workd
     go(path, workdir)
     assert len((workdir / "runs/A/order.txt").read_text().splitlines()) == 2
     assert rows(workdir)["A"]["n"] == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["", "null", "{}", "[]", '{"seeds": 1, "runs": {}}', '{"seeds": [0], "runs": {"A": 1}}']
+)
+def test_a_damaged_definition(text, stand_in, sweep_file, workdir):
+    path = sweep_file({"A": {}}, seeds=(0,))
+    go(path, workdir)
+    (workdir / "sweep.json").write_text(text)
+    with pytest.raises(BadInput, match=r"sweep\.json is damaged"):
+        go(path, workdir)
+    assert (workdir / "sweep.json").read_text() == text
+
+
+@pytest.mark.parametrize("text", ["", "x", "-999", "\0", "1e9"])
+def test_a_damaged_exit_code_is_none(text, stand_in, sweep_file, workdir):
+    path = sweep_file({"bad": {"init_from": "fail"}}, seeds=(0,))
+    assert go(path, workdir) == FAILED
+    (workdir / "runs/bad/seed0.exit").write_text(text)
+    [run] = plan(definition.load(str(path)), workdir)
+    assert (run.exit_code(), run.error(), run.step()) == (0, "", 0)
 
 
 def test_a_sweep_may_grow(stand_in, sweep_file, workdir):

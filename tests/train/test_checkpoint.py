@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import json
+import random
 import resource
 import shutil
 import threading
@@ -19,7 +20,7 @@ from resjax import experiment
 from resjax.cli import load
 from resjax.errors import BadInput
 from resjax.train import digest
-from resjax.train.checkpoint import Checkpoints
+from resjax.train.checkpoint import Checkpoints, Damaged
 from resjax.train.program import build
 from resjax.train.step import TrainState
 
@@ -128,6 +129,33 @@ def test_damage_is_named_and_the_one_before_is_taken(copy, rich, damage, capfd):
     assert line.startswith(f"checkpoint 90 in {copy}/checkpoints is damaged (")
     assert line.endswith(f"); moved to {copy}/damaged/90, step 75 is taken")
     assert sorted(path.relative_to(aside) for path in aside.rglob("*")) == there
+
+
+def test_every_flipped_bit_of_the_meta_is_found_or_harmless(copy):
+    """A seeded sample of 600; what is not found reads as it was saved."""
+    path = copy / "checkpoints" / "90" / "meta" / "metadata"
+    sound, found = path.read_bytes(), 0
+    with closing(Checkpoints(copy)) as checkpoints:
+        meta = checkpoints.meta(90)
+        for bit in random.Random(0).sample(range(8 * len(sound)), 600):
+            flipped = bytearray(sound)
+            flipped[bit // 8] ^= 1 << bit % 8
+            path.write_bytes(flipped)
+            try:
+                assert checkpoints.meta(90) == meta, f"bit {bit}"
+            except Damaged:
+                found += 1
+    assert found > 500  # the others are of spaces, or of capitals in escapes and exponents
+
+
+def test_a_damaged_checkpoint_says_nothing_but_its_line(run, rich, copy):
+    """In a process of its own: the reads that were still at work when one failed say nothing."""
+    largest(copy / "checkpoints" / "90").write_bytes(b"")
+    done = run(*rich, f"--workdir={copy}")
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Event loop" not in done.stderr
+    assert f"); moved to {copy}/damaged/90, step 75 is taken\n" in done.stderr
 
 
 def test_a_damaged_run_ends_as_if_it_had_not_been(run, rich, copy, whole, read_records):
