@@ -178,7 +178,7 @@ class Peers:
                     for line in self._lines.values():
                         line.send(message)
                 if index != self.index:
-                    self._end(code, f"process {index} has ended: {why}", index)
+                    self._end(code, f"process {index} has ended: {why}")
             case {"lost": int(index)}:
                 self._lost(index)
 
@@ -195,23 +195,12 @@ class Peers:
         if self.index == 0:
             for line in self._lines.values():
                 line.send({"lost": index})
-        self._end(
-            PEER_LOST,
-            f"process {index} of {self.count} is gone; start all again to go on from the latest checkpoint",
-            index,
-        )
+        why = f"process {index} of {self.count} is gone; start all again to go on from the latest checkpoint"
+        self._end(PEER_LOST, why)
 
-    def _end(self, code: int, why: str, because_of: int) -> NoReturn:
+    def _end(self, code: int, why: str) -> NoReturn:
         """Ends this process from the reading thread: the main one may wait in a collective that would never end."""
         say(self.index, f"error: {why}")
-        # Process 0 holds JAX's service, without which the others would abort before they have said why.
-        waited = (
-            [line.socket for other, line in self._lines.items() if other != because_of] if self.index == 0 else []
-        )
-        deadline = time.monotonic() + FAREWELL
-        while waited and (left := deadline - time.monotonic()) > 0:
-            ready, _, _ = select.select(waited, [], [], left)
-            waited = [line for line in waited if line not in ready or _more(line)]
         _exit(code)
 
 
@@ -460,14 +449,6 @@ def _exit(code: int) -> NoReturn:
     with suppress(Exception):
         sys.stdout.flush()
     os._exit(code)
-
-
-def _more(connection: socket.socket) -> bool:
-    """Reads what has come and drops it; False at the end."""
-    try:
-        return bool(connection.recv(2**16))
-    except OSError:
-        return False
 
 
 def _names(missing: set[int], count: int) -> str:
