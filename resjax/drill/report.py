@@ -9,6 +9,7 @@ from typing import Any
 from resjax import files
 from resjax.drill.job import Job
 from resjax.sweep.results import markdown
+from resjax.train import log
 
 TIMES = ("seconds", "images_per_second", "input_wait")
 WIDTH = 100  # characters of what was said
@@ -44,8 +45,8 @@ def _fields(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
 def _records(path: Path) -> dict[tuple[int, str], list[dict[str, Any]]]:
     """A run's own records by step and split; a fault may have put others beside them."""
     found: dict[tuple[int, str], list[dict[str, Any]]] = {}
-    for record in files.read_lines(path):
-        if isinstance(record.get("step"), int) and isinstance(record.get("split"), str):
+    for _, record in files.lines(path):
+        if record is not None and log.is_own(record):
             found.setdefault((record["step"], record["split"]), []).append(record)
     return found
 
