@@ -7,6 +7,8 @@ Prints one JSON object. It measures, in turns over several rounds, on the first 
   step_seconds       median of single training steps on a batch that lies on the device, each waited for
   loop_step_seconds  a step of the training loop itself, input and logs included, evaluation and checkpoints not;
                      `loop_overhead` compares it with steps that are also waited for only at the end
+  save_step_ratio    single steps while a checkpoint of the state is being saved, beside those of `step_seconds`;
+                     `save_blocking_seconds` is how long the loop waits until it may go on
   pytorch_...        if PyTorch is installed: single steps of the same network, weights and batch, each waited
                      for; `ratio_to_pytorch` above 1 means that resjax is faster
 """
@@ -46,8 +48,9 @@ from resjax import cli, experiment, files, machine
 from resjax.errors import BadInput
 from resjax.evaluation.evaluate import Batch
 from resjax.models import counts, scan
+from resjax.train.checkpoint import Checkpoints
 from resjax.train.log import RunLog
-from resjax.train.loop import Experiment, fit
+from resjax.train.loop import Experiment, fit, record
 from resjax.train.preemption import StopRequest
 from resjax.train.progress import NonFinite, Progress
 
@@ -114,12 +117,16 @@ def benchmark(config: ConfigDict, steps: int, pytorch: bool = True, began: float
 
     in_loop(run, 1)  # compiles what surrounds the step
     memory, memory_of = peak_memory()  # before PyTorch takes some
+    saving_steps(run, bare, 1)  # the first save of a process takes longer
     other, notes = twin_step(run, batch) if pytorch else (None, ["PyTorch was not asked for"])
 
     each = -(-steps // ROUNDS)
-    own, torch, looped, waits, overheads = [], [], [], [], []
+    own, torch, looped, waits, overheads, saving, blocked = [], [], [], [], [], [], []
     for _ in range(ROUNDS):
         own += single_steps(bare, each)
+        seconds, during = saving_steps(run, bare, each)
+        blocked.append(seconds)
+        saving += during
         torch += single_steps(other, each) if other else []
         unwaited = bare.run(each)
         seconds, wait = in_loop(run, each)
@@ -148,6 +155,8 @@ def benchmark(config: ConfigDict, steps: int, pytorch: bool = True, began: float
         "loop_step_seconds": statistics.median(looped),
         "loop_overhead": statistics.median(overheads),
         "input_wait": statistics.median(waits),
+        "save_step_ratio": statistics.median(saving) / step_seconds,
+        "save_blocking_seconds": statistics.median(blocked),
         "peak_memory_bytes": memory,
         "peak_memory_of": memory_of,
     }
@@ -171,19 +180,19 @@ class BareStep:
 
     def __init__(self, run: Experiment, batch: Batch) -> None:
         self._step, self._batch, self._seed = run.program.train_step, batch, np.uint32(run.config.seed)
-        self._state = run.program.init(self._seed)
+        self.state = run.program.init(self._seed)
 
     def __call__(self) -> None:
         """Takes a step and waits for it."""
-        self._state, _ = jax.block_until_ready(self._step(self._state, self._batch, self._seed))
+        self.state, _ = jax.block_until_ready(self._step(self.state, self._batch, self._seed))
 
     def run(self, n: int) -> float:
         """Seconds per step, over `n` steps that are waited for only at the end, as the loop waits."""
         self()
         began = time.perf_counter()
         for _ in range(n):
-            self._state, _ = self._step(self._state, self._batch, self._seed)
-        jax.block_until_ready(self._state)
+            self.state, _ = self._step(self.state, self._batch, self._seed)
+        jax.block_until_ready(self.state)
         return (time.perf_counter() - began) / n
 
 
@@ -210,6 +219,21 @@ def in_loop(run: Experiment, n: int) -> tuple[float, float]:
         fit(short, run.program.init(np.uint32(run.config.seed)), progress, log, None, StopRequest())
     clock = progress.clock
     return clock.seconds / clock.steps, clock.waited / clock.seconds
+
+
+def saving_steps(run: Experiment, bare: BareStep, n: int) -> tuple[float, list[float]]:
+    """Seconds until a save lets the loop go on, and of each of up to `n` steps that begin while it is under way."""
+    meta = record(run, Progress(), int(bare.state.step))
+    with tempfile.TemporaryDirectory() as folder, closing(Checkpoints(Path(folder), keep=1)) as checkpoints:
+        bare()
+        marks = [time.perf_counter()]
+        checkpoints.save(bare.state, meta)
+        marks.append(time.perf_counter())
+        while len(marks) == 2 or (checkpoints.saving and len(marks) < n + 2):
+            bare()
+            marks.append(time.perf_counter())
+    blocked, *steps = (after - before for before, after in itertools.pairwise(marks))
+    return blocked, steps
 
 
 def twin_step(run: Experiment, batch: Batch) -> tuple[Step | None, list[str]]:

@@ -30,12 +30,13 @@ def test_the_command_prints_one_json_object(capsys, tmp_path):
     assert found["batch_size"] == 16
     assert found["compilation_cache"] == "miss"
     times = [v for k, v in found.items() if k.endswith("_seconds")]
-    assert len(times) == (7 if HAS_TORCH else 5)
+    assert len(times) == (8 if HAS_TORCH else 6)
     assert all(0 < t < 600 for t in times)
     assert math.isclose(found["images_per_second"], 16 / found["step_seconds"])
     assert math.isclose(found["flop_per_second"], 6 * found["macs"] * found["images_per_second"])
     assert 0 <= found["input_wait"] <= 1
     assert found["loop_overhead"] > -1
+    assert found["save_step_ratio"] > 0
     assert found["peak_memory_bytes"] > 2**20
     assert ("ratio_to_pytorch" in found) == HAS_TORCH
     if HAS_TORCH:
@@ -50,16 +51,19 @@ def test_mistakes_are_one_line(tmp_path):
 
 
 def test_ratios_are_above_1_where_resjax_is_ahead(monkeypatch):
-    """On known times: a bare step takes 2 s, a step of the loop 3 s, PyTorch 8 s."""
+    """On known times: a bare step takes 2 s, one during a save 2.5 s, a step of the loop 3 s, PyTorch 8 s."""
     monkeypatch.setattr(benchmark, "single_steps", lambda step, n: [step()] * n)
     monkeypatch.setattr(benchmark.BareStep, "__call__", lambda self: 2.0)
     monkeypatch.setattr(benchmark.BareStep, "run", lambda self, n: 2.0)
     monkeypatch.setattr(benchmark, "in_loop", lambda run, n: (3.0, 0.25))
+    monkeypatch.setattr(benchmark, "saving_steps", lambda run, bare, n: (0.5, [2.5]))
     monkeypatch.setattr(benchmark, "twin_step", lambda run, batch: (lambda: 8.0, []))
     found = benchmark.benchmark(load(SMALL), steps=3)
     assert found["step_seconds"] == 2.0
     assert found["loop_overhead"] == 0.5
     assert found["input_wait"] == 0.25
+    assert found["save_step_ratio"] == 1.25
+    assert found["save_blocking_seconds"] == 0.5
     assert found["ratio_to_pytorch"] == 4.0
     assert found["images_per_second"] == 8.0
     assert found["pytorch_images_per_second"] == 2.0

@@ -1,11 +1,14 @@
 """Checkpoints: which stay, what damage does, and restoring onto other devices, forms and networks."""
 
+import asyncio
 import dataclasses
 import errno
 import json
+import os
 import random
 import resource
 import shutil
+import sys
 import threading
 from contextlib import closing
 from pathlib import Path
@@ -502,12 +505,15 @@ def test_the_state_is_hashed_once_while_training_goes_on(tmp_path, monkeypatch):
     abstract = jax.eval_shape(lambda: state)
     with closing(Checkpoints(tmp_path, keep=2)) as checkpoints:
         future = checkpoints.save(state, meta)
-        early = future.done()
+        early, under_way = future.done(), checkpoints.saving
         meta["interval"]["loss"] = 2.0
         jax.block_until_ready(jax.jit(lambda x: jax.tree.map(lambda leaf: leaf + 1, x), donate_argnums=0)(state))
         go_on.set()
         assert future.result() == checkpoints.save(scalar_state(1), meta).result()
+        checkpoints._manager.wait_until_finished()
+        assert not checkpoints.saving
     assert not early
+    assert under_way
     assert hashed == [2]
     with closing(Checkpoints(tmp_path)) as checkpoints:
         restored, meta = checkpoints.restore(abstract, 1)
@@ -669,3 +675,37 @@ def test_a_folder_that_a_kill_left_half_deleted_is_no_obstacle(copy, rich):
         state, _ = checkpoints.restore_latest(abstract)
     assert int(state.step) == 90
     assert not (copy / "checkpoints" / "15").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a priority for each thread")
+def test_a_save_gives_way_to_the_step(tmp_path, monkeypatch):
+    """All that goes on while the loop does not wait: the digest, and Orbax's own threads, which inherit it."""
+    usual, found = os.getpriority(os.PRIO_PROCESS, 0), {}
+    sums, wrap = digest.sums, asyncio.wrap_future
+
+    def spy(name, call):
+        def noted(*args, **kwargs):
+            found[name] = os.getpriority(os.PRIO_PROCESS, 0)
+            return call(*args, **kwargs)
+
+        return noted
+
+    monkeypatch.setattr(digest, "sums", spy("digest", sums))
+    monkeypatch.setattr(asyncio, "wrap_future", spy("orbax", wrap))  # where Orbax waits for the digest
+    with closing(Checkpoints(tmp_path, keep=1)) as checkpoints:
+        checkpoints.save(scalar_state(1), {"config": {}})
+        assert os.getpriority(os.PRIO_PROCESS, 0) == usual
+    assert found == dict.fromkeys(("digest", "orbax"), min(19, usual + 10))
+
+
+def test_an_error_of_the_digest_ends_the_save(tmp_path, monkeypatch):
+    """And does not leave Orbax waiting for it."""
+
+    def fail(leaves):
+        raise OSError(errno.EIO, "a broken disk")
+
+    monkeypatch.setattr(digest, "sums", fail)
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(scalar_state(1), {"config": {}})
+    with pytest.raises(BadInput, match="could not be saved"):
+        checkpoints.close()
