@@ -44,6 +44,19 @@ def test_every_kind(drilled):
     assert str(workdir) not in json.dumps(found["faults"])
 
 
+def test_a_job_of_two_processes(drill, tmp_path):
+    """One of them is killed, and one of them is told to stop: the other ends too, and the job goes on."""
+    flags = ("--processes=2", "--devices=1", "--faults=2", "--kinds=kill,stop", "--seed=2")
+    done = drill(f"--workdir={tmp_path / 'work'}", *flags)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "\ndigest equal: " in done.stdout
+    found = json.loads((tmp_path / "work" / "drill.json").read_text())
+    assert found["undisturbed"]["device"] == "2 x cpu"
+    codes = {fault["kind"]: fault["code"] for fault in found["faults"]}
+    assert codes["kill"] == 69
+    assert codes["stop"] in (75, 0)  # it may have done its last step by then
+
+
 def test_a_run_that_differs_is_named(drilled, drill):
     """The undisturbed run is taken as it lies there: here with another digest and another loss."""
     workdir, _ = drilled
