@@ -4,9 +4,10 @@
     python -m resjax.papers.measured
 
 The first copies the summary of every finished run below W (the folder of a run, sweep or table) into
-`results/NAME.json`; with `--benchmark=FILE` it copies what `python -m resjax.benchmark --out=FILE` wrote. Both
-rewrite `results/README.md`, a table for each record, and the one table of the README, between its two marks: no
-number is entered by hand. It works only in a checkout of the repository.
+`results/NAME.json`; with `--benchmark=FILE` it copies what `python -m resjax.benchmark --out=FILE` wrote, with
+`--drill=FILE` the drill.json of `python -m resjax.drill`. Both rewrite `results/README.md`, a table for each
+record, and the two tables of the README, between their marks: no number is entered by hand. It works only in a
+checkout of the repository.
 """
 
 from resjax import interrupt
@@ -22,6 +23,7 @@ from typing import Any
 from absl import flags
 
 from resjax import cli, files
+from resjax.drill import report
 from resjax.errors import BadInput
 from resjax.sweep.results import markdown, show
 from resjax.train import summary as run_summary
@@ -37,7 +39,7 @@ standard deviation (n seeds) after the last step; training errors are of the las
 augmentation.
 
 """
-BEGIN, END = "<!-- measured: begin -->\n", "<!-- measured: end -->\n"
+MARKS = "<!-- {}: begin -->\n", "<!-- {}: end -->\n"
 
 
 def define(values: flags.FlagValues) -> None:
@@ -45,6 +47,7 @@ def define(values: flags.FlagValues) -> None:
     for name, what in {
         "workdir": "The folder of finished runs.",
         "benchmark": "A file of resjax.benchmark.",
+        "drill": "A drill.json of resjax.drill.",
         "title": "What was measured.",
         "command": "The command that did it.",
         "hardware": "The machine, and what else it did.",
@@ -60,14 +63,15 @@ def main(argv: list[str]) -> None:
             if not text:
                 raise BadInput(f"--{name} is missing: give it, because a figure means nothing without it")
         RESULTS.mkdir(exist_ok=True)
-        if values.benchmark:
-            content: dict[str, Any] = {"benchmark": files.read_json(Path(values.benchmark))}
-        else:
+        copied = [kind for kind in ("benchmark", "drill") if getattr(values, kind)]
+        content: dict[str, Any] = {kind: files.read_json(Path(getattr(values, kind))) for kind in copied}
+        if not copied:
             content = {"runs": collect(Path(values.workdir))}
         files.write_json(RESULTS / f"{values.add}.json", about | content)
     readme = ROOT / "README.md"
     files.replace(RESULTS / "README.md", HEAD + section(RESULTS))
-    files.replace(readme, fill(readme.read_text(), summary(RESULTS)))
+    text = fill(readme.read_text(), summary(RESULTS))
+    files.replace(readme, fill(text, drill(RESULTS), "drill"))
     print(f"wrote {RESULTS / 'README.md'} and the table of {readme}", file=sys.stderr)
 
 
@@ -92,9 +96,20 @@ def section(results: Path) -> str:
     parts = []
     for path in sorted(results.glob("*.json")):
         record = json.loads(path.read_text())
-        table = benchmark_table(record["benchmark"]) if "benchmark" in record else runs_table(record["runs"])
+        if "benchmark" in record:
+            table = benchmark_table(record["benchmark"])
+        elif "drill" in record:
+            table = report.text(record["drill"]).rstrip("\n")
+        else:
+            table = runs_table(record["runs"])
         parts.append(f"**{record['title']}** ({record['hardware']})\n\n{table}\n\n    {record['command']}\n")
     return "\n".join(parts)
+
+
+def drill(results: Path) -> str:
+    """The faults of the record `drill`, with its command and its machine."""
+    record = json.loads((results / "drill.json").read_text())
+    return f"{report.text(record['drill'])}\n`{record['command']}` on {record['hardware']}\n"
 
 
 def summary(results: Path) -> str:
@@ -154,17 +169,18 @@ def benchmark_table(found: dict[str, Any]) -> str:
     return markdown(["", f"{found['network']}, batch {found['batch_size']}"], rows)
 
 
-def fill(readme: str, text: str) -> str:
-    """The README with `text` between its marks.
+def fill(readme: str, text: str, name: str = "measured") -> str:
+    """The README with `text` between the marks of that name.
 
     Raises:
       BadInput: if the marks are missing.
     """
-    before, begin, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise BadInput(f"README.md: the lines {BEGIN.strip()} and {END.strip()} are missing; put them back")
-    return f"{before}{BEGIN}\n{text}\n{END}{after}"
+    begin, end = (mark.format(name) for mark in MARKS)
+    before, there, rest = readme.partition(begin)
+    _, also, after = rest.partition(end)
+    if not (there and also):
+        raise BadInput(f"README.md: the lines {begin.strip()} and {end.strip()} are missing; put them back")
+    return f"{before}{begin}\n{text}\n{end}{after}"
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from resjax.papers import measured
 def test_both_files_are_made_from_the_results():
     readme = (measured.ROOT / "README.md").read_text()
     assert measured.fill(readme, measured.summary(measured.RESULTS)) == readme
+    assert measured.fill(readme, measured.drill(measured.RESULTS), "drill") == readme
     every = measured.section(measured.RESULTS)
     assert (measured.RESULTS / "README.md").read_text() == measured.HEAD + every
     for path in measured.RESULTS.glob("*.json"):
