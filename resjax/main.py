@@ -40,7 +40,8 @@ from resjax.errors import DONE, INTERRUPTED, NON_FINITE, BadInput
 from resjax.evaluation.evaluate import evaluate
 from resjax.models import counts
 from resjax.train import hosts, lock, summary
-from resjax.train.checkpoint import check_source, versions
+from resjax.train.checkpoint import versions
+from resjax.train.initialize import check_source
 from resjax.train.loop import Experiment, train
 from resjax.train.peers import Alone, Peers
 from resjax.train.preemption import Preempted

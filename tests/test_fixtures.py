@@ -14,7 +14,8 @@ from resjax.cli import load
 from resjax.data.loader import open_dataset
 from resjax.evaluation.evaluate import evaluate
 from resjax.train import digest
-from resjax.train.checkpoint import Checkpoints, check_source, initialize_from
+from resjax.train.checkpoint import Checkpoints
+from resjax.train.initialize import check_source, initialize_from
 
 FLAGS = (
     "--config=configs/digits.py",

@@ -17,7 +17,8 @@ from resjax.errors import BadInput
 from resjax.evaluation.evaluate import Batch
 from resjax.models import scan
 from resjax.models.spec import Spec
-from resjax.train.checkpoint import Checkpoints, initialize_from
+from resjax.train.checkpoint import Checkpoints
+from resjax.train.initialize import initialize_from
 from resjax.train.loop import Experiment
 
 Variables = dict[str, Any]

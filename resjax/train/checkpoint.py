@@ -9,24 +9,18 @@ signs count as damage: a digest or checksum that differs, a file that is missing
 keeps a checkpoint from being read (the disk, permissions, memory, another structure) is said, and nothing is moved.
 """
 
-import asyncio
 import dataclasses
-import functools
 import hashlib
 import importlib.metadata
 import json
-import logging
-import os
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import absl.logging
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,14 +29,11 @@ import orbax.checkpoint as ocp
 import resjax
 from resjax.errors import BadInput, NotSaved
 from resjax.models import scan
-from resjax.models.resnet import init_variables
-from resjax.models.spec import Spec
-from resjax.train import damage, digest, sharding
+from resjax.train import damage, digest, orbax, sharding
 from resjax.train.peers import Alone, Peers
 from resjax.train.step import TrainState
 
 VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain")
-WEIGHTS = ("params", "batch_stats")
 META = ("config", "digest", "weights_digest", "versions")  # what every version stores beside the state
 
 
@@ -60,9 +51,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: Path, keep: int | None = None, job: Peers | Alone | None = None) -> None:
-        absl.logging.set_verbosity(absl.logging.FATAL)  # Orbax logs every step of a save
-        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # and every array that it cannot read
-        _ignore_late_ends()
+        orbax.quieten()
         self._workdir = workdir.absolute()
         self._directory = self._workdir / "checkpoints"
         self._manager: Any = None
@@ -75,9 +64,9 @@ class Checkpoints:
             self._job.gather("checkpoints", None)
             self._scores = {step: self._score(step) for step in self.steps()}
             self._digests: dict[int, Future[str]] = {}
-            self._background = ThreadPoolExecutor(1, "save", initializer=_give_way)
+            self._background = ThreadPoolExecutor(1, "save", initializer=orbax.give_way)
             options = ocp.CheckpointManagerOptions(
-                preservation_policy=_LatestAndBest(keep, self._scores),
+                preservation_policy=orbax.LatestAndBest(keep, self._scores),
                 lightweight_initialize=True,
             )
             with self._saving():
@@ -93,7 +82,9 @@ class Checkpoints:
     def best_step(self) -> int | None:
         """The step with the highest score, of equal ones the latest; None if no step has a score."""
         known = self._scores if self._manager is not None else {}
-        return _best({step: known.get(step) if step in known else self._score(step) for step in self.steps()})
+        return orbax.best_of(
+            {step: known.get(step) if step in known else self._score(step) for step in self.steps()}
+        )
 
     def find(self, which: str) -> int:
         """The step that `latest`, `best` or a number names.
@@ -129,15 +120,15 @@ class Checkpoints:
                 self._digests[step] = Future()
                 self._digests[step].set_result(self.meta(step)["digest"])
             return self._digests[step]
-        structure = _structure_digest(digest.structure(state))
+        structure = digest.of_structure(digest.structure(state))
         # A copy, because the caller may change its own.
         beside = json.loads(json.dumps({**meta, "versions": versions(), "structure": structure, "score": score}))
         with self._saving():
             self._manager.wait_until_finished()  # so that only one copy is held
-            _check_writable(self._directory)
+            orbax.check_writable(self._directory)
             copy, complete = digest.leaves(state), Future[dict[str, Any]]()
             self._scores[step] = score
-            items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=_MetaSave(complete))
+            items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=orbax.MetaSave(complete))
             try:
                 self._background.submit(self._manager.save, step, args=items, force=True).result()
             finally:
@@ -197,7 +188,7 @@ class Checkpoints:
             if not own.is_sound([part["sums"] for part in parts]):
                 raise damage.Damage("its bytes do not match their digest")
             if own.converted:
-                state = scan.roll(state) if _is_rolled(digest.structure(own.asked)) else scan.unroll(state)
+                state = scan.roll(state) if digest.is_rolled(digest.structure(own.asked)) else scan.unroll(state)
                 state = jax.tree.map(lambda x, a: sharding.put(x, a.sharding), state, own.asked)
         for name, starts in own.new.items():
             if self._job.index == 0:
@@ -225,16 +216,16 @@ class Checkpoints:
             asked = abstract.replace(**dict.fromkeys(new))  # None has no leaves
             state = self._restore(asked, step, saved)
             sums = digest.sums(digest.leaves(state)) if meta["digest"].startswith(digest.FORM) else {}
-            converted = _is_rolled(saved) != _is_rolled(digest.structure(asked))
+            converted = digest.is_rolled(saved) != digest.is_rolled(digest.structure(asked))
         return _Read(meta, state, sums, asked, new, converted)
 
     def _restore(self, asked: TrainState, step: int, saved: digest.Structure) -> TrainState:
         """The state in its saved form: in the shardings asked for if these are of that form, else on one device."""
-        if _is_rolled(saved) != _is_rolled(digest.structure(asked)):
+        if digest.is_rolled(saved) != digest.is_rolled(digest.structure(asked)):
             one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-            shapes = jax.eval_shape(scan.roll if _is_rolled(saved) else scan.unroll, asked)
+            shapes = jax.eval_shape(scan.roll if digest.is_rolled(saved) else scan.unroll, asked)
             asked = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one), shapes)
-        if difference := _difference(saved, digest.structure(asked)):
+        if difference := digest.difference(saved, digest.structure(asked)):
             raise _AnotherStructure(difference)
         return self._arrays(step, asked, ocp.checkpoint_utils.construct_restore_args(asked))
 
@@ -269,7 +260,7 @@ class Checkpoints:
         meta = self.meta(step)
         with self._reading(step):
             tree = self._tree(step, meta)
-            asked = {part: tree.get(part, {}) for part in WEIGHTS}
+            asked = {part: tree.get(part, {}) for part in digest.WEIGHTS}
             on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), asked)
             found = self._arrays(step, asked, on_host)
             if not digest.matches(found, meta["weights_digest"]):
@@ -285,7 +276,9 @@ class Checkpoints:
         meta = self.meta(step)
         with self._reading(step):
             tree = self._tree(step, meta)
-            return digest.structure(jax.eval_shape(scan.unroll, {part: tree.get(part, {}) for part in WEIGHTS}))
+            return digest.structure(
+                jax.eval_shape(scan.unroll, {part: tree.get(part, {}) for part in digest.WEIGHTS})
+            )
 
     def _tree(self, step: int, meta: dict[str, Any]) -> dict[str, Any]:
         """The shape and type of every saved leaf, as Orbax names them."""
@@ -295,7 +288,7 @@ class Checkpoints:
         (folder / "manifest.ocdbt").read_bytes()
         tree = ocp.PyTreeCheckpointHandler().metadata(folder).tree
         tree = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
-        if "structure" in meta and meta["structure"] != _structure_digest(digest.structure(tree)):
+        if "structure" in meta and meta["structure"] != digest.of_structure(digest.structure(tree)):
             raise damage.Damage("state/_METADATA is not that of what was saved")
         return tree
 
@@ -304,8 +297,8 @@ class Checkpoints:
         own = jax.process_index()  # each process reads for itself: if one fails, no other waits for it
         alone = ocp.options.MultiprocessingOptions(own, {own}, f"read{own}")
         reader = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
-        with closing(ocp.Checkpointer(reader, multiprocessing_options=alone)) as orbax:
-            return orbax.restore(self._directory / str(step) / "state", args=args)
+        with closing(ocp.Checkpointer(reader, multiprocessing_options=alone)) as checkpointer:
+            return checkpointer.restore(self._directory / str(step) / "state", args=args)
 
     def _score(self, step: int) -> float | None:
         """The score that a step was saved with; None if it has none or damage keeps it from being read."""
@@ -395,75 +388,6 @@ def versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in VERSIONS} | {"resjax": resjax.__version__}
 
 
-def _ignore_late_ends() -> None:
-    """Keeps what TensorStore reports to an event loop that is closed from the terminal, in the whole process.
-
-    Orbax reads and writes all arrays at once. When one fails it closes the loop, and each of the others that ends
-    after that would be a traceback.
-    """
-    before = sys.unraisablehook
-    if not (isinstance(before, functools.partial) and before.func is _unless_late):
-        sys.unraisablehook = functools.partial(_unless_late, before)
-
-
-def _unless_late(before: Callable[[Any], object], unraisable: Any) -> None:
-    error = unraisable.exc_value
-    if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
-        before(unraisable)
-
-
-def check_source(workdir: Path, spec: Spec) -> None:
-    """Raises BadInput unless `initialize_from` can take the weights of `workdir` for `spec`."""
-    with closing(Checkpoints(workdir)) as checkpoints:
-        there = checkpoints.weights_structure(_latest(checkpoints, workdir))
-    here = digest.structure(jax.eval_shape(lambda: init_variables(dataclasses.replace(spec, scan=False), 0)))
-    without_head = [{k: v for k, v in side.items() if not k.startswith("params/head/")} for side in (there, here)]
-    if difference := _difference(*without_head):
-        raise BadInput(f"init_from={workdir} holds {difference}; use that run's model fields")
-
-
-def initialize_from(workdir: Path, state: TrainState) -> TrainState:
-    """`state` with the parameters and batch statistics of another run's latest checkpoint, and nothing else of it.
-
-    Where the other run had another number of classes, the head keeps its fresh start, and stderr says so.
-
-    Raises:
-      BadInput: if there is no checkpoint, or it is damaged.
-    """
-    with closing(Checkpoints(workdir)) as checkpoints:
-        found = scan.unroll(checkpoints.weights(_latest(checkpoints, workdir)))
-    own = {part: getattr(state, part) for part in WEIGHTS}
-    head = own["params"]["head"]
-    if found["params"]["head"]["kernel"].shape != head["kernel"].shape:
-        print(f"init_from={workdir}: its head is for other classes; the head starts fresh", file=sys.stderr)
-        found["params"]["head"] = head
-    found = scan.roll(found) if _is_rolled(digest.structure(own)) else found
-    return state.replace(**jax.tree.map(lambda x, like: sharding.put(x, like.sharding), found, own))
-
-
-def _latest(checkpoints: Checkpoints, workdir: Path) -> int:
-    if steps := checkpoints.steps():
-        return steps[0]
-    raise BadInput(f"init_from={workdir}: holds no checkpoint; give the workdir of a run")
-
-
-def _give_way() -> None:
-    """Lowers the priority of this thread, and so of all that it starts, where threads have one of their own.
-
-    On a CPU they compete with the training step: a thread that is 10 nicer than another gets a tenth of its time.
-    """
-    if sys.platform == "linux":
-        with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + 10)
-
-
-def _check_writable(folder: Path) -> None:
-    """Raises OSError if no folder can be made; Orbax would wait minutes for a folder that it could not make."""
-    probe = folder / f"writable{jax.process_index()}.tmp"
-    probe.mkdir(exist_ok=True)
-    probe.rmdir()
-
-
 @dataclasses.dataclass(frozen=True)
 class _Read:
     """What a process has read of a checkpoint.
@@ -495,47 +419,12 @@ class _AnotherStructure(Exception):
     """How a checkpoint differs from what is asked for."""
 
 
-class _LatestAndBest:
-    """Orbax's rule for what stays: the latest `keep`, and the best by score."""
-
-    def __init__(self, keep: int, scores: dict[int, float | None]) -> None:
-        self._keep, self._scores = keep, scores
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        steps = [checkpoint.step for checkpoint in checkpoints]  # ascending
-        best = _best({step: self._scores.get(step) for step in steps})
-        return [step in steps[-self._keep :] or step == best for step in steps]
-
-
-def _best(scores: dict[int, float | None]) -> int | None:
-    """The step with the highest score, of equal ones the latest."""
-    return max((step for step in scores if scores[step] is not None), key=lambda s: (scores[s], s), default=None)
-
-
-class _MetaHandler(ocp.JsonCheckpointHandler):
-    """Orbax's JSON file, part of which is still being computed when the save starts."""
-
-    async def async_save(self, directory: Any, item: Any = None, args: Any = None) -> list[Any]:
-        async def write() -> None:
-            meta = await asyncio.wrap_future(args.meta)
-            if jax.process_index() == 0:
-                (directory / "metadata").write_text(json.dumps(meta))
-
-        return [ocp.future.CommitFutureAwaitingContractedSignals(write(), name="meta")]
-
-
-@ocp.args.register_with_handler(_MetaHandler, for_save=True, for_restore=True)
-@dataclasses.dataclass
-class _MetaSave(ocp.args.CheckpointArgs):
-    meta: Future[dict[str, Any]]
-
-
 def _with_digests(
     meta: dict[str, Any], leaves: list[digest.Leaf], together: Callable[[digest.Sums], digest.Sums]
 ) -> dict[str, Any]:
     """`meta` with the digests of the whole state and of its weights, from one pass over it, and its checksum."""
     sums = together(digest.sums(leaves))
-    weights = {leaf: value for leaf, value in sums.items() if leaf[0].partition("/")[0] in WEIGHTS}
+    weights = {leaf: value for leaf, value in sums.items() if leaf[0].partition("/")[0] in digest.WEIGHTS}
     meta = {**meta, "digest": digest.text(sums), "weights_digest": digest.text(weights)}
     return {**meta, "checksum": _checksum(meta)}
 
@@ -552,21 +441,3 @@ def _complete(meta: Future[dict[str, Any]], find: Callable[[], dict[str, Any]]) 
 def _checksum(meta: dict[str, Any]) -> str:
     rest = {key: value for key, value in meta.items() if key != "checksum"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def _structure_digest(structure: digest.Structure) -> str:
-    return hashlib.sha256(json.dumps(structure, sort_keys=True).encode()).hexdigest()
-
-
-def _difference(there: digest.Structure, here: digest.Structure) -> str | None:
-    """The first leaf in which two structures differ, as part of a sentence."""
-    for name in sorted(there.keys() | here.keys()):
-        if there.get(name) != here.get(name):
-            what = "another network" if name.partition("/")[0] in WEIGHTS else "another state"
-            one, other = (" ".join(map(str, side.get(name, ["missing"]))) for side in (there, here))
-            return f"{what}: {name} is {one} there and {other} here"
-    return None
-
-
-def _is_rolled(structure: digest.Structure) -> bool:
-    return any("/units/" in name for name in structure)

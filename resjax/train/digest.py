@@ -19,6 +19,7 @@ from jax.experimental import multihost_utils
 from resjax.models import scan
 
 FORM = "v2:"  # what digests of this form begin with; those of resjax 0.1.0 are bare SHA-256
+WEIGHTS = ("params", "batch_stats")  # the parts of a state that a network is
 CHUNK = 2**14  # elements that are mixed at a time: two such arrays of 64 bits stay in the cache
 
 
@@ -104,6 +105,26 @@ def structure(tree: Any) -> Structure:
     """Name -> shape and type of every leaf of a tree of arrays or of their shapes."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {name_of(path): (tuple(np.shape(leaf)), _dtype(leaf)) for path, leaf in leaves}
+
+
+def of_structure(structure: Structure) -> str:
+    """A text that differs as soon as two structures do."""
+    return hashlib.sha256(json.dumps(structure, sort_keys=True).encode()).hexdigest()
+
+
+def difference(there: Structure, here: Structure) -> str | None:
+    """The first leaf in which two structures differ, as part of a sentence."""
+    for name in sorted(there.keys() | here.keys()):
+        if there.get(name) != here.get(name):
+            what = "another network" if name.partition("/")[0] in WEIGHTS else "another state"
+            one, other = (" ".join(map(str, side.get(name, ["missing"]))) for side in (there, here))
+            return f"{what}: {name} is {one} there and {other} here"
+    return None
+
+
+def is_rolled(structure: Structure) -> bool:
+    """Whether a structure is that of a scanned network."""
+    return any("/units/" in name for name in structure)
 
 
 def name_of(path: Any) -> str:

@@ -23,8 +23,9 @@ from resjax.data.loader import Dataset
 from resjax.evaluation.evaluate import Evaluation, evaluate
 from resjax.models import counts
 from resjax.models.spec import Spec
-from resjax.train import checkpoint, summary
+from resjax.train import summary
 from resjax.train.checkpoint import Checkpoints
+from resjax.train.initialize import initialize_from
 from resjax.train.log import RunLog, Silence
 from resjax.train.peers import Alone, Peers
 from resjax.train.preemption import Preempted, StopRequest
@@ -146,7 +147,7 @@ def start(experiment: Experiment, checkpoints: Checkpoints, began: float) -> tup
         return state, Progress.from_json(meta.get("progress", meta), began)
     state = program.init(np.uint32(config.seed))
     if config.init_from:
-        state = checkpoint.initialize_from(Path(config.init_from), state)
+        state = initialize_from(Path(config.init_from), state)
     return state, Progress(began=began)
 
 

@@ -601,7 +601,7 @@ def source(run, tiny, tmp_path_factory):
 
 
 def started(flags, source):
-    from resjax.train.checkpoint import check_source, initialize_from
+    from resjax.train.initialize import check_source, initialize_from
 
     one = experiment.open(load([*flags, *SOURCE, f"--config.init_from={source}"]))
     check_source(source, one.spec)

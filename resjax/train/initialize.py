@@ -1,0 +1,53 @@
+"""Starting from the weights of another run."""
+
+import dataclasses
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import jax
+
+from resjax.errors import BadInput
+from resjax.models import scan
+from resjax.models.resnet import init_variables
+from resjax.models.spec import Spec
+from resjax.train import digest, sharding
+from resjax.train.checkpoint import Checkpoints
+from resjax.train.step import TrainState
+
+
+def check_source(workdir: Path, spec: Spec) -> None:
+    """Raises BadInput unless `initialize_from` can take the weights of `workdir` for `spec`."""
+    with closing(Checkpoints(workdir)) as checkpoints:
+        there = checkpoints.weights_structure(_latest(checkpoints, workdir))
+    here = digest.structure(jax.eval_shape(lambda: init_variables(dataclasses.replace(spec, scan=False), 0)))
+    without_head = [{k: v for k, v in side.items() if not k.startswith("params/head/")} for side in (there, here)]
+    if difference := digest.difference(*without_head):
+        raise BadInput(f"init_from={workdir} holds {difference}; use that run's model fields")
+
+
+def initialize_from(workdir: Path, state: TrainState) -> TrainState:
+    """`state` with the parameters and batch statistics of another run's latest checkpoint, and nothing else of it.
+
+    Where the other run had another number of classes, the head keeps its fresh start, and stderr says so.
+
+    Raises:
+      BadInput: if there is no checkpoint, or it is damaged.
+    """
+    with closing(Checkpoints(workdir)) as checkpoints:
+        found = scan.unroll(checkpoints.weights(_latest(checkpoints, workdir)))
+    own = {part: getattr(state, part) for part in digest.WEIGHTS}
+    head = own["params"]["head"]
+    if found["params"]["head"]["kernel"].shape != head["kernel"].shape:
+        if jax.process_index() == 0:
+            print(f"init_from={workdir}: its head is for other classes; the head starts fresh", file=sys.stderr)
+        found["params"]["head"] = head
+    found = scan.roll(found) if digest.is_rolled(digest.structure(own)) else found
+    placed = jax.tree.map(lambda x, like: x if x is like else sharding.put(x, like.sharding), found, own)
+    return state.replace(**placed)
+
+
+def _latest(checkpoints: Checkpoints, workdir: Path) -> int:
+    if steps := checkpoints.steps():
+        return steps[0]
+    raise BadInput(f"init_from={workdir}: holds no checkpoint; give the workdir of a run")
