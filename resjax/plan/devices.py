@@ -1,4 +1,4 @@
-"""Device kinds: what one of them can do, as its maker states it. Every figure has its source beside it."""
+"""Device kinds: what one of them can do. Every figure has its source beside it."""
 
 from typing import NamedTuple
 
@@ -29,32 +29,37 @@ class Kind(NamedTuple):
 
 GIB = 2**30
 # JAX takes three quarters of a GPU's memory unless XLA_CLIENT_MEM_FRACTION says otherwise
-# (docs.jax.dev/en/latest/gpu_memory_allocation.html).
+# (docs.jax.dev/en/latest/201/gpu-memory.html).
 GPU = 0.75
 
-# Makers state links for both directions together, and rates of GPUs with sparsity: both are halved here.
+# Makers state links for both directions together: they are halved here. Rates of GPUs are dense, without sparsity.
 KINDS = {
-    # docs.cloud.google.com/tpu/docs/v4; six links of 45 GB/s each way: jax-ml.github.io/scaling-book/tpus
+    # docs.cloud.google.com/tpu/docs/v4; six links of 45 GB/s each way: tpus.md of github.com/jax-ml/scaling-book
     "v4": Kind(275e12, 275e12, 32 * GIB, 1200e9, 6 * 45e9, 4096, None),
     # docs.cloud.google.com/tpu/docs/v5e: 400 GB/s of links; 6.4 Tb/s of network for a pod of 256
     "v5e": Kind(197e12, 197e12, 16e9, 819e9, 400e9 / 2, 256, 6.4e12 / 8 / 256),
-    # docs.cloud.google.com/tpu/docs/v5p: 1200 GB/s of links, 50 Gb/s of network
+    # docs.cloud.google.com/tpu/docs/tpu7x, column v5p: 1200 GB/s of links, 50 Gb/s of network
     "v5p": Kind(459e12, 459e12, 95 * GIB, 2765e9, 1200e9 / 2, 8960, 50e9 / 8),
-    # docs.cloud.google.com/tpu/docs/v6e: 800 GB/s of links; 25.6 Tb/s of network for a pod of 256
-    "v6e": Kind(918e12, 918e12, 32e9, 1638e9, 800e9 / 2, 256, 25.6e12 / 8 / 256),
+    # docs.cloud.google.com/tpu/docs/v6e.md.txt: 800 GB/s of links; 100 Gb/s of network:
+    # docs.cloud.google.com/tpu/docs/tpu7x, column v6e
+    "v6e": Kind(918e12, 918e12, 32e9, 1638e9, 800e9 / 2, 256, 100e9 / 8),
     # docs.cloud.google.com/tpu/docs/tpu7x: a chip has 2307 TFLOP/s, 192 GiB, 7380 GB/s, 1200 GB/s of links and
     # 100 Gb/s of network; it is two devices
     "tpu7x": Kind(2307e12 / 2, 2307e12 / 2, 96 * GIB, 7380e9 / 2, 1200e9 / 4, 2 * 9216, 100e9 / 8 / 2),
-    # nvidia.com/en-us/data-center/a100 (SXM, NVLink 600 GB/s); the 200 Gb/s adapters are those of a DGX A100,
-    # developer.nvidia.com/blog/defining-ai-innovation-with-dgx-a100
+    # SXM. Rates: compute/accelerator/README.md of github.com/stas00/ml-engineering; memory:
+    # thundercompute.com/blog/nvidia-a100-specs-full-guide; NVLink of 600 GB/s among eight:
+    # devblogs.nvidia.com/introducing-hgx-a100-most-powerful-accelerated-server-platform-for-ai-hpc;
+    # an adapter of 200 Gb/s for each (NF5688M6): closed/Inspur/documentation/start_from_device/Start_From_Device.md
+    # of github.com/mlcommons/inference_results_v1.1
     "a100-40": Kind(312e12, 156e12, 40e9, 1555e9, 600e9 / 2, 8, 200e9 / 8, GPU),
     "a100-80": Kind(312e12, 156e12, 80e9, 2039e9, 600e9 / 2, 8, 200e9 / 8, GPU),
-    # nvidia.com/en-us/data-center/h100 (SXM, 1979 and 989 TFLOP/s with sparsity, NVLink 900 GB/s); adapters of
-    # 400 Gb/s: docs.nvidia.com/dgx-basepod/reference-architecture-infrastructure-foundation-enterprise-ai/latest
-    "h100": Kind(1979e12 / 2, 989e12 / 2, 80e9, 3.35e12, 900e9 / 2, 8, 400e9 / 8, GPU),
-    # nvidia.com/en-us/data-center/h200 (SXM); adapters as above
-    "h200": Kind(1979e12 / 2, 989e12 / 2, 141e9, 4.8e12, 900e9 / 2, 8, 400e9 / 8, GPU),
-    # nvidia.com/en-us/data-center/hgx (HGX B200: 4.5 and 2.2 PFLOP/s with sparsity); an eighth of a DGX B200:
-    # 1440 GB, 64 TB/s, 14.4 TB/s of NVLink, 400 Gb/s adapters, docs.nvidia.com/dgx/dgxb200-user-guide
-    "b200": Kind(4.5e15 / 2, 2.2e15 / 2, 1440e9 / 8, 64e12 / 8, 14.4e12 / 8 / 2, 8, 400e9 / 8, GPU),
+    # SXM. Rates and memory: compute/accelerator/README.md of github.com/stas00/ml-engineering; NVLink of 900 GB/s:
+    # network/README.md there; eight GPUs with an adapter of 400 Gb/s each: core-components.html of
+    # docs.nvidia.com/dgx-basepod/reference-architecture-infrastructure-foundation-enterprise-ai/latest
+    "h100": Kind(989e12, 494.5e12, 80e9, 3.35e12, 900e9 / 2, 8, 400e9 / 8, GPU),
+    "h200": Kind(989e12, 494.5e12, 141e9, 4.8e12, 900e9 / 2, 8, 400e9 / 8, GPU),
+    # Rates of an HGX B200 and 8 TB/s: glennklockwood.com/garden/processors/B200; an eighth of a DGX B200's 1440 GB
+    # and 14.4 TB/s of NVLink, adapters of 400 Gb/s:
+    # docs.nvidia.com/dgx/dgxb200-user-guide/introduction-to-dgxb200.html
+    "b200": Kind(2250e12, 1100e12, 1440e9 / 8, 8e12, 14.4e12 / 8 / 2, 8, 400e9 / 8, GPU),
 }
