@@ -27,7 +27,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 import resjax
-from resjax.errors import BadInput, NotSaved
+from resjax.errors import BAD_INPUT, BadInput, NotSaved
 from resjax.models import scan
 from resjax.train import damage, digest, orbax, sharding
 from resjax.train.peers import Alone, Peers
@@ -69,6 +69,8 @@ class Checkpoints:
                 preservation_policy=orbax.LatestAndBest(keep, self._scores),
                 lightweight_initialize=True,
             )
+            if self._job.count > 1:
+                options.async_options = ocp.options.AsyncOptions(barrier_sync_fn=self._barrier)
             with self._saving():
                 self._manager = ocp.CheckpointManager(self._directory, options=options)
 
@@ -360,11 +362,22 @@ class Checkpoints:
         except Exception as error:
             if not damage.is_of_the_system(error):
                 raise
-            reason = damage.reason(error)
-            raise NotSaved(
-                f"{self._directory}: a checkpoint could not be saved ({reason}); those before it are sound: "
-                "mend that, then run the same command again"
-            ) from error
+            raise NotSaved(self._why_not_saved(error)) from error
+
+    def _why_not_saved(self, error: BaseException) -> str:
+        return (
+            f"{self._directory}: a checkpoint could not be saved ({damage.reason(error)}); those before it are "
+            "sound: mend that, then run the same command again"
+        )
+
+    def _barrier(self, key: str, timeout_ms: int) -> None:
+        """Where a save waits in the background for the other processes.
+
+        Orbax comes here after an error, too, and the others would wait for minutes elsewhere: so it ends the job.
+        """
+        if error := sys.exc_info()[1]:
+            self._job.leave(BAD_INPUT, f"error: {self._why_not_saved(error)}")
+        self._job.gather(key, None)
 
     def close(self) -> None:
         """Waits for saves and stops the threads.

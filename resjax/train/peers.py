@@ -44,6 +44,11 @@ class Alone:
         """Everybody's value."""
         return [value]
 
+    def leave(self, code: int, why: str) -> NoReturn:
+        """Says why, and ends the process with this exit code."""
+        say(self.index, why)
+        _exit(code)
+
     def request_stop(self) -> None:
         """Stops at the next step."""
         self._stop = True

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import random
+import resource
 import signal
 import socket
 
@@ -176,6 +177,22 @@ def test_killed_stopped_and_killed_again(pair, together, tmp_path, read_records)
     same = ("state_digest", "train_loss", "test_loss", "test_accuracy", "steps")
     assert {key: found[key] for key in same} == {key: whole[key] for key in same}
     assert read_records(tmp_path / "run") == read_records(together)
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="sets a limit on another process, as Linux can")
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_save_that_fails_in_one_ends_both(pair, tmp_path, index):
+    """At once, with exit code 2 and the reason; Orbax by itself would let the others wait for ten minutes."""
+    with pair(*FLAGS, FSDP, f"--workdir={tmp_path}/run") as processes:
+        processes[0].wait_for(6)
+        resource.prlimit(processes[index].process.pid, resource.RLIMIT_FSIZE, (8000, 8000))
+        found = [process.end() for process in processes]
+    assert [done.returncode for done in found] == [2, 2]
+    for i, done in enumerate(found):
+        [line] = [line for line in done.stderr.splitlines() if "error" in line]
+        assert f"error: {'' if i == index else f'process {index} has ended: '}{tmp_path}/run" in line
+        assert "File too large" in line
+        assert "Traceback" not in done.stderr
 
 
 def test_processes_that_differ_and_an_error_of_one(pair, tmp_path):
