@@ -10,6 +10,7 @@ keeps a checkpoint from being read (the disk, permissions, memory, another struc
 """
 
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -396,6 +397,7 @@ class Checkpoints:
                 manager.close()
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """The versions of what the bits of a run depend on."""
     return {name: importlib.metadata.version(name) for name in VERSIONS} | {"resjax": resjax.__version__}
