@@ -18,11 +18,12 @@ import time
 BEGAN = time.monotonic()  # before the imports, which are part of what a person waits for
 
 from resjax import interrupt
-from resjax.data import worker
 
 if __name__ == "__main__":
     interrupt.leave_at_once()  # before the imports, which take seconds
 elif __name__ == "__mp_main__":
+    from resjax.data import worker
+
     worker.live_and_die_with_parent()
 
 import dataclasses

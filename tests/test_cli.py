@@ -16,14 +16,19 @@ DIGITS = "--config=configs/digits.py"
 
 # Every command, with all its flags.
 COMMANDS = {
-    "main": "--config=FILE --config.FIELD=VALUE --workdir= --mode=train|eval --step= --devices=N",
+    "main": "--config=FILE --config.FIELD=VALUE --workdir= --mode=train|eval --step= --devices=N "
+    "--coordinator= --num_processes=N --process_id=N --initialization_timeout=N",
     "describe": "--config=FILE --config.FIELD=VALUE --json",
     "benchmark": "--config=FILE --config.FIELD=VALUE --steps=N --out= --cold --[no]pytorch",
     "sweep.__main__": "--sweep= --workdir= --jobs=N --launcher=local|slurm --sbatch= --dry_run",
     "papers.__main__": "--data= --data_dir= --rows=A,B,... --seeds=N --budget=X --workdir= --jobs=N "
     "--launcher=local|slurm --sbatch= --dry_run",
     "analysis.__main__": "--workdir= --out= --step= --images=N --draws=N",
-    "papers.measured": "--add= --workdir= --benchmark= --title= --command= --hardware=",
+    "papers.measured": "--add= --workdir= --benchmark= --drill= --title= --command= --hardware=",
+    "drill.__main__": "--config=FILE --config.FIELD=VALUE --faults=N --seed=N --kinds=A,B,... --processes=N "
+    "--devices=N --workdir=",
+    "plan.__main__": "--config=FILE --config.FIELD=VALUE --devices=N --kind= --efficiency=X --overlap=X --json "
+    "--out=",
     "data.prepare": "--source --data_dir",
 }
 

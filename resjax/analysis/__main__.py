@@ -12,11 +12,12 @@ Writes NAME.png and NAME.json into DIR, the first run's `analysis/` by default, 
 """
 
 from resjax import interrupt
-from resjax.data import worker
 
 if __name__ == "__main__":
     interrupt.leave_at_once()  # before the imports, which take seconds
 elif __name__ == "__mp_main__":
+    from resjax.data import worker
+
     worker.live_and_die_with_parent()
 
 import sys

@@ -49,7 +49,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("processes", 1, "How many a job has, joined by launch/local.", flag_values=values)
     flags.DEFINE_integer("devices", None, "Split the CPU of each into so many devices.", flag_values=values)
     kinds = "; ".join(f"{kind}: {meaning}" for kind, meaning in KINDS.items())
-    flags.DEFINE_list("kinds", list(KINDS), f"Which faults. {kinds}.", flag_values=values)
+    flags.DEFINE_list("kinds", None, f"Which faults; all by default. {kinds}.", flag_values=values)
     flags.DEFINE_string("workdir", None, "The drill's folder; runs/drill-NAME by default.", flag_values=values)
 
 
@@ -57,6 +57,8 @@ def main(argv: list[str]) -> int:
     values = cli.parse(argv, define)
     if values.faults < 1:
         raise BadInput(f"--faults={values.faults}: must be at least 1")
+    if values.kinds is None:
+        values.kinds = list(KINDS)
     if not values.kinds:
         raise BadInput(f"--kinds is empty: name some of {', '.join(KINDS)}, or leave it out for all")
     for kind in values.kinds:

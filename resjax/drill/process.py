@@ -1,6 +1,5 @@
 """A running job: in a process group of its own, watched, hit by signals, and never left behind."""
 
-import ctypes
 import dataclasses
 import json
 import os
@@ -54,14 +53,13 @@ class Process:
         self._joined = command.processes > 1
         argv = [*command.argv, f"--workdir={workdir}"]
         self._popen = subprocess.Popen(
-            argv,
+            tied_to_us(argv),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,  # not a file: that would count when its disk is full
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
             start_new_session=True,
-            preexec_fn=_tied_to_us(),
         )
         self._reader = threading.Thread(target=self._read, args=(argv,), daemon=True)
         self._reader.start()
@@ -197,12 +195,20 @@ class Process:
         self.kill()
 
 
-def _tied_to_us() -> Callable[[], object] | None:
-    """What a process does before its program starts, so that Linux kills it when the drill itself is killed."""
+# Asks Linux for SIGKILL when the parent ends (PR_SET_PDEATHSIG, 1), and becomes the program that it is given. In
+# the parent itself, between fork and exec, that would not be safe beside the threads of JAX.
+TIE = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+os.getppid() == int(sys.argv[1]) and os.execvp(sys.argv[2], sys.argv[2:])
+"""
+
+
+def tied_to_us(argv: list[str]) -> list[str]:
+    """A command whose process does not outlive this one, even if this one is killed; on Linux."""
     if sys.platform != "linux":
-        return None
-    prctl, set_death_signal = ctypes.CDLL(None).prctl, 1
-    return lambda: prctl(set_death_signal, signal.SIGKILL)
+        return argv
+    return [sys.executable, "-S", "-c", TIE, str(os.getpid()), *argv]
 
 
 def listed(folder: Path) -> list[Path]:
