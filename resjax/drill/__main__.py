@@ -57,15 +57,16 @@ def main(argv: list[str]) -> int:
     values = cli.parse(argv, define)
     if values.faults < 1:
         raise BadInput(f"--faults={values.faults}: must be at least 1")
-    if values.kinds is None:
-        values.kinds = list(KINDS)
-    if not values.kinds:
+    kinds = [kind for kind in KINDS if kind != "disk" or sys.platform == "linux"]
+    if values.kinds is not None:
+        kinds = values.kinds
+    if not kinds:
         raise BadInput(f"--kinds is empty: name some of {', '.join(KINDS)}, or leave it out for all")
-    for kind in values.kinds:
+    for kind in kinds:
         if kind not in KINDS:
             raise BadInput(unknown("--kinds", kind, KINDS))
-    if "disk" in values.kinds and sys.platform != "linux":
-        raise BadInput(f"--kinds={','.join(values.kinds)}: disk works on Linux only; leave it out")
+    if "disk" in kinds and sys.platform != "linux":
+        raise BadInput(f"--kinds={','.join(kinds)}: disk works on Linux only; leave it out")
     command = started_by([*cli.recipe(argv), EVERY_STEP], values.processes, values.devices)
     workdir = Path(values.workdir or Path("runs") / f"drill-{values.config.name}")
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # all as Ctrl-C
@@ -78,7 +79,7 @@ def main(argv: list[str]) -> int:
     except OSError as error:
         raise BadInput(f"workdir={workdir} is not writable: {error}; choose another --workdir") from error
     with lock.hold(workdir):
-        return drill(command, workdir, values)
+        return drill(command, workdir, kinds, values.faults, values.seed)
 
 
 def started_by(arguments: list[str], processes: int, devices: int | None) -> Command:
@@ -95,7 +96,7 @@ def started_by(arguments: list[str], processes: int, devices: int | None) -> Com
     return Command([sys.executable, str(LAUNCH), f"--processes={processes}", *split, "--", *arguments], processes)
 
 
-def drill(command: Command, workdir: Path, values: flags.FlagValues) -> int:
+def drill(command: Command, workdir: Path, kinds: list[str], faults: int, seed: int) -> int:
     """Runs `command` undisturbed and then through the faults, and writes what was found.
 
     Raises:
@@ -104,7 +105,7 @@ def drill(command: Command, workdir: Path, values: flags.FlagValues) -> int:
     undisturbed = workdir / "undisturbed"
     summary = run_undisturbed(command, undisturbed)
     kept = damage.checkpoints(undisturbed)
-    needing = [kind for kind in values.kinds if kind in NEED_A_CHECKPOINT_BEFORE]
+    needing = [kind for kind in kinds if kind in NEED_A_CHECKPOINT_BEFORE]
     if needing and len(kept) < 2:
         raise BadInput(
             f"--kinds={','.join(needing)}: the job keeps {len(kept)} checkpoint, and to damage the newest "
@@ -114,14 +115,14 @@ def drill(command: Command, workdir: Path, values: flags.FlagValues) -> int:
     whole = Whole(summary["steps"], largest, 60 + 3 * summary["seconds"])
     shutil.rmtree(workdir / "jobs", ignore_errors=True)  # of an earlier drill
     (workdir / "jobs").mkdir()
-    waiting = draw(values.kinds, values.faults, values.seed)
+    waiting = draw(kinds, faults, seed)
     jobs: list[Job] = []
     while waiting and not any(job.broken and not job.rows for job in jobs):
         with closing(Job(command, workdir / "jobs" / str(len(jobs) + 1), whole)) as job:
             jobs.append(job)
             while waiting and (row := job.suffer(waiting[0])):
                 waiting.pop(0)
-                told = [f"{row.number:>3} of {values.faults}", row.kind, row.what, row.moment, *row.wrong]
+                told = [f"{row.number:>3} of {faults}", row.kind, row.what, row.moment, *row.wrong]
                 say("  ".join(part for part in told if part))
             job.finish()
             if waiting and waiting[0].missed == PATIENCE:
