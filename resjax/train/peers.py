@@ -3,7 +3,8 @@
 By itself JAX aborts with a stack trace where a process is missing, comes twice or dies, and a collective waits for
 ever for one that is dead. So process 0 first listens on the coordinator's port until all have come and say the same
 of themselves; then it leaves the port to JAX. The connections stay: the kernel closes those of a process that ends,
-however it ends, and the others leave with `PEER_LOST` and one line. Messages are JSON, a line each.
+however it ends, and the others leave with `PEER_LOST` and one line. Messages are JSON, a line each. Like JAX's own
+service it trusts whoever reaches the port.
 """
 
 import dataclasses
@@ -139,7 +140,7 @@ class Peers:
     def _read(self) -> None:
         """The thread: one message after the other, until this process leaves or another is lost."""
         while lines := list(self._lines.items()):
-            ready, _, _ = select.select([line.socket for _, line in lines], [], [])
+            ready = _ready([line.socket for _, line in lines])
             for other, line in lines:
                 if line.socket in ready:
                     messages, ended = line.receive()
@@ -431,7 +432,7 @@ class _Line:
     def wait(self, seconds: float) -> Message | None:
         """The next message, if it comes within some seconds; for before the reading thread starts."""
         deadline = time.monotonic() + seconds
-        while (left := deadline - time.monotonic()) > 0 and select.select([self.socket], [], [], left)[0]:
+        while (left := deadline - time.monotonic()) > 0 and _ready([self.socket], left):
             messages, ended = self.receive()
             if messages:
                 return messages[0]
@@ -454,6 +455,15 @@ def _exit(code: int) -> NoReturn:
     with suppress(Exception):
         sys.stdout.flush()
     os._exit(code)
+
+
+def _ready(connections: list[socket.socket], seconds: float | None = None) -> list[socket.socket]:
+    """Those that have something to read, once there are any; `select.select` takes no file above 1023."""
+    poll = select.poll()
+    for connection in connections:
+        poll.register(connection, select.POLLIN)
+    found = {file for file, _ in poll.poll(None if seconds is None else 1000 * seconds)}
+    return [connection for connection in connections if connection.fileno() in found]
 
 
 def _names(missing: set[int], count: int) -> str:
