@@ -16,8 +16,8 @@ from typing import Any
 import jax
 
 from resjax.errors import BAD_INPUT, FAILED, BadInput
-from resjax.train import peers
-from resjax.train.peers import Alone, Meeting, Peers
+from resjax.train.meeting import Meeting, meet, relay
+from resjax.train.peers import Alone, Peers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +131,7 @@ def joined(where: Place | None, about: Mapping[str, Any], timeout: float) -> Ite
         yield Alone()
         return
     try:
-        job = peers.meet(Meeting(where.coordinator, where.index, where.count, about, timeout, where.hint))
+        job = meet(Meeting(where.coordinator, where.index, where.count, about, timeout, where.hint))
     except BadInput as error:
         raise BadInput(f"process {where.index}: {error}" if where.index else str(error)) from error
     sys.stdout.flush()
@@ -140,7 +140,7 @@ def joined(where: Place | None, about: Mapping[str, Any], timeout: float) -> Ite
     # Signals are ours (`preemption`): JAX's service would take SIGTERM from us, and knows no Ctrl-C.
     jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(
-        peers.relay(where.coordinator) if where.index else where.coordinator,
+        relay(where.coordinator) if where.index else where.coordinator,
         where.count,
         where.index,
         local_device_ids=where.gpus,

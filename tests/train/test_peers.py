@@ -12,16 +12,16 @@ from pathlib import Path
 import pytest
 
 from resjax.errors import BAD_INPUT, PEER_LOST, BadInput
-from resjax.train import peers
+from resjax.train import meeting
 
 ROOT = Path(__file__).resolve().parents[2]
 # Every process runs this: it meets the others, says so, and obeys the lines that the test writes to it.
 PROGRAM = """
 import json, random, sys, time
-from resjax.train import peers
+from resjax.train import meeting
 
 address, index, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-job = peers.meet(peers.Meeting(address, index, count, {"seed": 0}, 30.0))
+job = meeting.meet(meeting.Meeting(address, index, count, {"seed": 0}, 30.0))
 print("met", flush=True)
 for line in sys.stdin:
     match json.loads(line):
@@ -149,7 +149,7 @@ def test_who_leaves_takes_the_others_along(job, leaving):
 
 
 def meet(address, index, count=2, about=None, timeout=20.0, hint=""):
-    return peers.meet(peers.Meeting(address, index, count, about or {}, timeout, hint))
+    return meeting.meet(meeting.Meeting(address, index, count, about or {}, timeout, hint))
 
 
 def refusals(*calls):
@@ -185,7 +185,7 @@ def test_a_process_of_another_job(index, count):
 
 
 def test_who_is_missing_is_said_at_once_and_at_the_end(monkeypatch, capfd):
-    monkeypatch.setattr(peers, "PATIENCE", 0.2)
+    monkeypatch.setattr(meeting, "PATIENCE", 0.2)
     address = f"127.0.0.1:{port()}"
     found = refusals((address, 0, 4, {}, 1.5, "start every worker"), (address, 2, 4, {}, 1.5))
     assert found == [f"processes 1, 3 of 4 did not come to {address} within 1.5 s: start every worker"] * 2
@@ -195,7 +195,7 @@ def test_who_is_missing_is_said_at_once_and_at_the_end(monkeypatch, capfd):
 
 
 def test_a_coordinator_that_does_not_answer(monkeypatch, capfd):
-    monkeypatch.setattr(peers, "PATIENCE", 0.2)
+    monkeypatch.setattr(meeting, "PATIENCE", 0.2)
     address = f"127.0.0.1:{port()}"
     [found] = refusals((address, 1, 2, {}, 1.0))
     assert found == (
@@ -239,7 +239,7 @@ def test_what_is_not_a_process_of_ours_is_let_go():
 def test_the_relay_keeps_a_connection_when_the_other_end_dies():
     """JAX's client must not notice before `Peers` has ended the process."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        near = peers.relay(f"127.0.0.1:{server.getsockname()[1]}")
+        near = meeting.relay(f"127.0.0.1:{server.getsockname()[1]}")
         with socket.create_connection(("127.0.0.1", int(near.rpartition(":")[2]))) as client:
             far, _ = server.accept()
             client.sendall(b"ping")
