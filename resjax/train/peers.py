@@ -97,7 +97,7 @@ class Peers:
         """This process is done; the others go on without it."""
         with self._changed:
             self._leaving = True
-        for line in self._lines.values():
+        for line in self._open():
             line.send({"bye": True})
 
     def leave(self, code: int, why: str) -> NoReturn:
@@ -114,19 +114,25 @@ class Peers:
         """After an error that a lost process may have caused: if so, the reading thread ends this one meanwhile."""
         time.sleep(FAREWELL)
 
+    def _open(self) -> list["Line"]:
+        """The connections at this moment: the reading thread takes out those that end."""
+        with self._changed:
+            return list(self._lines.values())
+
     def _ask(self, message: Message) -> None:
         """Hands a message to process 0, which may be this one."""
         if self.index == 0:
             self._heard(0, message)
         else:
-            self._lines[0].send(message)
+            for line in self._open():  # to process 0, unless that is gone: then the reading thread ends this one
+                line.send(message)
 
     def _give(self, tag: str, value: Any) -> None:
         self._ask({"tag": tag, "value": value, "of": self.index})
 
     def _tell(self, message: Message) -> None:
         """Process 0: a message to everybody, itself included."""
-        for line in list(self._lines.values()):
+        for line in self._open():
             line.send(message)
         self._heard(0, message)
 
@@ -174,7 +180,7 @@ class Peers:
                 self._gone.add(other)
             case {"leave": int(code), "why": why, "of": int(index)}:
                 if self.index == 0:
-                    for line in self._lines.values():
+                    for line in self._open():
                         line.send(message)
                 if index != self.index:
                     self._end(code, f"process {index} has ended: {why}")
@@ -192,7 +198,7 @@ class Peers:
 
     def _lost(self, index: int) -> NoReturn:
         if self.index == 0:
-            for line in self._lines.values():
+            for line in self._open():
                 line.send({"lost": index})
         why = f"process {index} of {self.count} is gone; start all again to go on from the latest checkpoint"
         self._end(PEER_LOST, why)
