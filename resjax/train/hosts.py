@@ -7,6 +7,7 @@ is what the processes of a job have in common beside JAX.
 import dataclasses
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,8 +17,8 @@ from typing import Any
 import jax
 
 from resjax.errors import BAD_INPUT, FAILED, BadInput
-from resjax.train.meeting import Meeting, meet, relay
-from resjax.train.peers import Alone, Peers
+from resjax.train.meeting import PATIENCE, Meeting, meet, relay
+from resjax.train.peers import Alone, Peers, say
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,14 +63,20 @@ def place(coordinator: str | None, count: int | None, index: int | None, timeout
         return None
     from jax._src import clusters  # what `jax.distributed.initialize` finds out has no public name
 
+    # Of a slice, JAX waits here until the name of process 0 is known, and says nothing.
+    waiting = threading.Timer(PATIENCE, say, [0, f"waiting for process 0 ({timeout:g} s at most): {TPU_HINT}"])
+    waiting.daemon = True
+    waiting.start()
     try:
         found = clusters.ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, int(timeout))
     except Exception as error:  # a metadata server or a node list that cannot be read
         raise BadInput(
             f"this process seems to be one of a job of {scheduler or 'a TPU slice'}, but its place cannot be found "
-            f"({' '.join(str(error).split())}): give --coordinator, --num_processes and --process_id, or "
-            "--num_processes=1 to run alone"
+            f"({' '.join(str(error).split())}): {'' if scheduler else f'{TPU_HINT}; or '}give --coordinator, "
+            "--num_processes and --process_id, or --num_processes=1 to run alone"
         ) from error
+    finally:
+        waiting.cancel()
     address, count, index, gpus = found
     if address is None or count is None or index is None or count == 1:
         return None

@@ -315,6 +315,24 @@ def test_a_scheduler_that_cannot_be_understood(monkeypatch):
         place(SLURM | {"SLURM_JOB_ID": "x"}, monkeypatch)
 
 
+def test_one_worker_of_a_slice(monkeypatch, capfd):
+    """JAX waits for the name of process 0 without a word; so we say it, and in the end what is to be done."""
+    from jax._src import cloud_tpu_init, clusters
+
+    def detect(*_):
+        while "waiting" not in (said := capfd.readouterr().err):
+            pass
+        assert said == f"waiting for process 0 (1 s at most): {hosts.TPU_HINT}\n"
+        raise RuntimeError("10.0.0.2:8482 is not there")
+
+    monkeypatch.setattr(cloud_tpu_init, "running_in_cloud_tpu_vm", True)
+    monkeypatch.setattr(clusters.ClusterEnv, "auto_detect_unset_distributed_params", detect)
+    monkeypatch.setattr(hosts, "PATIENCE", 0.1)
+    monkeypatch.delenv("JAX_PLATFORMS")
+    with pytest.raises(BadInput, match=r"a TPU slice, but .* \(10\.0\.0\.2:8482 is not there\): .* --worker=all"):
+        place({}, monkeypatch)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
