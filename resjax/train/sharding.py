@@ -57,11 +57,12 @@ def place_rows(sharding: NamedSharding, batch: Any) -> Any:
 
     def one(x: np.ndarray) -> jax.Array:
         shape = (len(x) * jax.process_count(), *x.shape[1:])
-        at = {row: i for i, row in enumerate(local_rows(sharding, shape[0]).tolist())}
+        rows = local_rows(sharding, shape[0])
 
         def part(index: Any) -> np.ndarray:
             start, stop, _ = index[0].indices(shape[0])
-            return x[at[start] : at[start] + stop - start]
+            at = np.searchsorted(rows, start)
+            return x[at : at + stop - start]
 
         return jax.make_array_from_callback(shape, sharding, part)
 

@@ -22,7 +22,7 @@ import pytest
 from resjax import experiment
 from resjax.cli import load
 from resjax.errors import BadInput
-from resjax.train import digest
+from resjax.train import digest, orbax
 from resjax.train.checkpoint import Checkpoints, Damaged
 from resjax.train.program import build
 from resjax.train.step import TrainState
@@ -709,3 +709,27 @@ def test_an_error_of_the_digest_ends_the_save(tmp_path, monkeypatch):
     checkpoints.save(scalar_state(1), {"config": {}})
     with pytest.raises(BadInput, match="could not be saved"):
         checkpoints.close()
+
+
+def test_only_the_late_ends_of_an_event_loop_are_kept_from_the_terminal(capfd):
+    """What TensorStore reports after Orbax has closed its loop; any other such report is printed as before."""
+
+    class Ends:
+        def __init__(self, error):
+            self.error = error
+
+        def __del__(self):
+            raise self.error
+
+    before = sys.unraisablehook
+    sys.unraisablehook = sys.__unraisablehook__  # pytest has its own
+    try:
+        orbax.quieten()
+        orbax.quieten()  # every workdir that is opened does so
+        del_late, del_other = Ends(RuntimeError("Event loop is closed")), Ends(RuntimeError("another"))
+        del del_late
+        assert capfd.readouterr().err == ""
+        del del_other
+        assert "RuntimeError: another" in capfd.readouterr().err
+    finally:
+        sys.unraisablehook = before
