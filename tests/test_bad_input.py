@@ -171,7 +171,7 @@ def test_refused(call, tmp_path, flags, parts):
 @pytest.mark.parametrize("name", ["sweep", "papers", "analysis", "describe", "benchmark", "papers.measured"])
 def test_every_command_refuses_control_characters(call, tmp_path, name):
     """A path with a line end would write its own lines into a batch script."""
-    module = name if name in ("describe", "benchmark", "papers.measured") else f"{name}.__main__"
+    module = name if name in ("describe", "papers.measured") else f"{name}.__main__"
     command = importlib.import_module(f"resjax.{module}").main
     first = {"papers": ["v1-table6"], "analysis": ["curves"]}.get(name, [])
     for text in (f"{tmp_path}/a\nb", f"{tmp_path}/a\0b", f"{tmp_path}/\x85"):

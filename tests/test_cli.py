@@ -19,7 +19,7 @@ COMMANDS = {
     "main": "--config=FILE --config.FIELD=VALUE --workdir= --mode=train|eval --step= --devices=N "
     "--coordinator= --num_processes=N --process_id=N --initialization_timeout=N",
     "describe": "--config=FILE --config.FIELD=VALUE --json",
-    "benchmark": "--config=FILE --config.FIELD=VALUE --steps=N --out= --cold --[no]pytorch",
+    "benchmark.__main__": "--config=FILE --config.FIELD=VALUE --steps=N --out= --cold --[no]pytorch --[no]flax",
     "sweep.__main__": "--sweep= --workdir= --jobs=N --launcher=local|slurm --sbatch= --dry_run",
     "papers.__main__": "--data= --data_dir= --rows=A,B,... --seeds=N --budget=X --workdir= --jobs=N "
     "--launcher=local|slurm --sbatch= --dry_run",

@@ -21,8 +21,9 @@ import pytest
 from hypothesis import HealthCheck, configuration, given, settings
 from hypothesis import strategies as st
 
-from resjax import benchmark, checks, cli, describe, experiment, files, main
+from resjax import checks, cli, describe, experiment, files, main
 from resjax.analysis import __main__ as analysis
+from resjax.benchmark import __main__ as benchmark
 from resjax.config import default, durations, flatten, plain, restored
 from resjax.data import prepare
 from resjax.data.augment import AUGMENTATIONS, NORMALIZATIONS
@@ -187,7 +188,7 @@ CONFIG = SOUND | SOUND | NETWORKS | TEXTS
 FLAGS = {
     "main": ("workdir", "mode", "step", "devices"),
     "describe": ("json",),
-    "benchmark": ("steps", "out", "cold", "pytorch", "nopytorch"),
+    "benchmark": ("steps", "out", "cold", "pytorch", "nopytorch", "flax"),
     "sweep": ("sweep", "workdir", "jobs", "launcher", "sbatch", "dry_run"),
     "papers": ("data", "data_dir", "rows", "seeds", "budget", "workdir", "jobs", "launcher", "sbatch", "dry_run"),
     "analysis": ("workdir", "out", "step", "images", "draws"),
@@ -227,7 +228,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "folder"))
     monkeypatch.setattr("resjax.experiment.open", begin)
-    monkeypatch.setattr(benchmark, "benchmark", lambda config, *_: begin(config))
+    monkeypatch.setattr(benchmark, "measure", begin)
     monkeypatch.setattr(cli, "use_compilation_cache", lambda: None)
     monkeypatch.setattr("jax.config.update", lambda *_: None)  # devices are made once in a process
     return tmp_path

@@ -17,7 +17,7 @@ FLOORS = (
     ("resjax.evaluation", "resjax.weights"),
     ("resjax.train",),
     ("resjax.experiment",),
-    ("resjax.cli", "resjax.torch_twin"),
+    ("resjax.cli",),
     ("resjax.analysis",),
     ("resjax.main", "resjax.benchmark", "resjax.describe", "resjax.plan"),
     ("resjax.sweep",),

@@ -1,8 +1,8 @@
 """A network as layers: stem, units and head, each described here and nowhere else.
 
-`resjax.models.layers` runs the description, `resjax.models.counts` counts it, `resjax.torch_twin` builds it in
-PyTorch, `resjax.analysis` finds its way by it. A layer's name and the module that holds it are its place in the
-parameter tree: `stage1/unit0/conv1`.
+`resjax.models.layers` runs the description, `resjax.models.counts` counts it, `resjax.benchmark` builds it in
+PyTorch and in stock Flax, `resjax.analysis` finds its way by it. A layer's name and the module that holds it are
+its place in the parameter tree: `stage1/unit0/conv1`.
 """
 
 from collections.abc import Iterator

@@ -58,7 +58,7 @@ dataclasses.replace(spec, shortcut="none")
 
 if importlib.util.find_spec("torch"):
     import torch
-    from resjax import torch_twin
+    from resjax.benchmark import torch_twin
     from resjax.config import default
 
     reasons = torch_twin.missing(spec, default())

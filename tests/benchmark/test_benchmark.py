@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from resjax import benchmark
+from resjax.benchmark import __main__ as benchmark
+from resjax.benchmark import measure
 from resjax.cli import load
 from resjax.errors import BadInput
 
@@ -30,7 +31,7 @@ def test_the_command_prints_one_json_object(capsys, tmp_path):
     assert found["batch_size"] == 16
     assert found["compilation_cache"] == "miss"
     times = [v for k, v in found.items() if k.endswith("_seconds")]
-    assert len(times) == (8 if HAS_TORCH else 6)
+    assert len(times) == (10 if HAS_TORCH else 8)
     assert all(0 < t < 600 for t in times)
     assert math.isclose(found["images_per_second"], 16 / found["step_seconds"])
     assert math.isclose(found["flop_per_second"], 6 * found["macs"] * found["images_per_second"])
@@ -38,6 +39,7 @@ def test_the_command_prints_one_json_object(capsys, tmp_path):
     assert found["loop_overhead"] > -1
     assert found["save_step_ratio"] > 0
     assert found["peak_memory_bytes"] > 2**20
+    assert math.isclose(found["ratio_to_flax"], found["flax_step_seconds"] / found["step_seconds"])
     assert ("ratio_to_pytorch" in found) == HAS_TORCH
     if HAS_TORCH:
         assert math.isclose(found["ratio_to_pytorch"], found["pytorch_step_seconds"] / found["step_seconds"])
@@ -51,19 +53,20 @@ def test_mistakes_are_one_line(tmp_path):
 
 
 def test_ratios_are_above_1_where_resjax_is_ahead(monkeypatch):
-    """On known times: a bare step takes 2 s, one during a save 2.5 s, a step of the loop 3 s, PyTorch 8 s."""
-    monkeypatch.setattr(benchmark, "single_steps", lambda step, n: [step()] * n)
-    monkeypatch.setattr(benchmark.BareStep, "__call__", lambda self: 2.0)
-    monkeypatch.setattr(benchmark.BareStep, "run", lambda self, n: 2.0)
-    monkeypatch.setattr(benchmark, "in_loop", lambda run, n: (3.0, 0.25))
-    monkeypatch.setattr(benchmark, "saving_steps", lambda run, bare, n: (0.5, [2.5]))
-    monkeypatch.setattr(benchmark, "twin_step", lambda run, batch: (lambda: 8.0, []))
-    found = benchmark.benchmark(load(SMALL), steps=3)
+    """On known times: a bare step takes 2 s, during a save 2.5 s, in the loop 3 s, PyTorch 8 s, stock Flax 5 s."""
+    monkeypatch.setattr(measure, "single_steps", lambda step, n: [step()] * n)
+    monkeypatch.setattr(measure.BareStep, "__call__", lambda self: 2.0)
+    monkeypatch.setattr(measure.BareStep, "run", lambda self, n: 2.0)
+    monkeypatch.setattr(measure, "in_loop", lambda run, n: (3.0, 0.25))
+    monkeypatch.setattr(measure, "saving_steps", lambda run, bare, n: (0.5, [2.5]))
+    monkeypatch.setattr(measure, "twin_step", lambda name, *_: lambda: {"pytorch": 8.0, "flax": 5.0}[name])
+    found = measure.measure(load(SMALL), steps=3)
     assert found["step_seconds"] == 2.0
     assert found["loop_overhead"] == 0.5
     assert found["input_wait"] == 0.25
     assert found["save_step_ratio"] == 1.25
     assert found["save_blocking_seconds"] == 0.5
     assert found["ratio_to_pytorch"] == 4.0
+    assert found["ratio_to_flax"] == 2.5
     assert found["images_per_second"] == 8.0
     assert found["pytorch_images_per_second"] == 2.0

@@ -1,97 +1,48 @@
-"""Measures how fast a network trains here.
-
-    python -m resjax.benchmark --config=configs/cifar10.py:v1-20 --steps=30
-
-Prints one JSON object. It measures, in turns over several rounds, on the first batch of the config's own data:
-
-  step_seconds       median of single training steps on a batch that lies on the device, each waited for
-  loop_step_seconds  a step of the training loop itself, input and logs included, evaluation and checkpoints not;
-                     `loop_overhead` compares it with steps that are also waited for only at the end
-  save_step_ratio    single steps while a checkpoint of the state is being saved, beside those of `step_seconds`;
-                     `save_blocking_seconds` is how long the loop waits until it may go on
-  pytorch_...        if PyTorch is installed: single steps of the same network, weights and batch, each waited
-                     for; `ratio_to_pytorch` above 1 means that resjax is faster
-"""
-
-import time
-
-BEGAN = time.monotonic()  # before the imports, which are part of what a person waits for
-
-from resjax import interrupt
-
-if __name__ == "__main__":
-    interrupt.leave_at_once()  # before the imports, which take seconds
-elif __name__ == "__mp_main__":
-    from resjax.data import worker
-
-    worker.live_and_die_with_parent()
+"""One config, measured in rounds on the first batch of its own data, beside the same network elsewhere."""
 
 import dataclasses
 import importlib.util
 import itertools
-import json
 import os
 import resource
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import closing, redirect_stderr
 from pathlib import Path
 from typing import Any
 
+import flax
 import jax
 import numpy as np
-from absl import flags
 from ml_collections import ConfigDict
 
-from resjax import cli, experiment, files, machine
-from resjax.errors import BadInput
+from resjax import experiment, machine
+from resjax.benchmark import flax_twin
 from resjax.evaluation.evaluate import Batch
 from resjax.models import counts, scan
+from resjax.models.spec import Spec
 from resjax.train.checkpoint import Checkpoints
 from resjax.train.log import RunLog
 from resjax.train.loop import Experiment, fit, record
 from resjax.train.preemption import StopRequest
-from resjax.train.progress import NonFinite, Progress
+from resjax.train.progress import Progress
 
 ROUNDS = 3
+TWINS = ("pytorch", "flax")
 Step = Callable[[], object]  # takes one training step and waits for it
 
 
-def define(values: flags.FlagValues) -> None:
-    flags.DEFINE_integer("steps", 30, "Steps to measure of each kind.", flag_values=values)
-    flags.DEFINE_string("out", None, "Also write the JSON into this file.", flag_values=values)
-    flags.DEFINE_boolean("cold", False, "Compile anew, without the cache on disk.", flag_values=values)
-    flags.DEFINE_boolean("pytorch", True, "Measure PyTorch too, where it is installed.", flag_values=values)
-
-
-def main(argv: list[str]) -> int:
-    values = cli.parse(argv, define)
-    if values.steps < ROUNDS:
-        raise BadInput(f"--steps={values.steps}: must be at least {ROUNDS}, one for each round")
-    if values.out and not Path(values.out).absolute().parent.is_dir():
-        raise BadInput(f"--out={values.out}: there is no such folder; make it first")
-    if values.cold:
-        jax.config.update("jax_enable_compilation_cache", False)
-    else:
-        cli.use_compilation_cache()
-    try:
-        result = benchmark(values.config, values.steps, values.pytorch, BEGAN)
-    except NonFinite as error:
-        raise BadInput(f"the recipe diverges within {values.steps} steps: {error}") from error
-    print(json.dumps(result, indent=2))
-    if values.out:
-        files.write_json(Path(values.out), result)
-    return 0
-
-
-def benchmark(config: ConfigDict, steps: int, pytorch: bool = True, began: float | None = None) -> dict[str, Any]:
+def measure(
+    config: ConfigDict, steps: int, twins: tuple[str, ...] = TWINS, began: float | None = None
+) -> dict[str, Any]:
     """Measures a config and returns what the command prints.
 
     Args:
       steps: how many of each kind, over all rounds; every round first takes one more, which does not count.
-      pytorch: measure it too, where it is installed and has the network.
+      twins: those of `TWINS` to measure too, where they are installed and have the network.
       began: `time.monotonic()` when the process started.
 
     Raises:
@@ -119,16 +70,19 @@ def benchmark(config: ConfigDict, steps: int, pytorch: bool = True, began: float
     in_loop(run, 1)  # compiles what surrounds the step
     memory, memory_of = peak_memory()  # before PyTorch takes some
     saving_steps(run, bare, 1)  # the first save of a process takes longer
-    other, notes = twin_step(run, batch) if pytorch else (None, ["PyTorch was not asked for"])
+    notes: list[str] = []
+    others = {name: step for name in twins if (step := twin_step(name, run, batch, notes))}
 
     each = -(-steps // ROUNDS)
-    own, torch, looped, waits, overheads, saving, blocked = [], [], [], [], [], [], []
+    own, looped, waits, overheads, saving, blocked = [], [], [], [], [], []
+    theirs: dict[str, list[float]] = {name: [] for name in others}
     for _ in range(ROUNDS):
         own += single_steps(bare, each)
         seconds, during = saving_steps(run, bare, each)
         blocked.append(seconds)
         saving += during
-        torch += single_steps(other, each) if other else []
+        for name, step in others.items():
+            theirs[name] += single_steps(step, each)
         unwaited = bare.run(each)
         seconds, wait = in_loop(run, each)
         looped.append(seconds)
@@ -161,13 +115,13 @@ def benchmark(config: ConfigDict, steps: int, pytorch: bool = True, began: float
         "peak_memory_bytes": memory,
         "peak_memory_of": memory_of,
     }
-    if torch:
-        torch_seconds = statistics.median(torch)
+    for name, times in theirs.items():
+        median = statistics.median(times)
         result |= {
-            "pytorch_step_seconds": torch_seconds,
-            "pytorch_fastest_step_seconds": min(torch),
-            "pytorch_images_per_second": config.batch_size / torch_seconds,
-            "ratio_to_pytorch": torch_seconds / step_seconds,
+            f"{name}_step_seconds": median,
+            f"{name}_fastest_step_seconds": min(times),
+            f"{name}_images_per_second": config.batch_size / median,
+            f"ratio_to_{name}": median / step_seconds,
         }
     if load > 0.5 * machine.threads():
         notes.append(
@@ -237,36 +191,68 @@ def saving_steps(run: Experiment, bare: BareStep, n: int) -> tuple[float, list[f
     return blocked, steps
 
 
-def twin_step(run: Experiment, batch: Batch) -> tuple[Step | None, list[str]]:
-    """The same training step in PyTorch, or None if it cannot be built, and notes for the result."""
-    if importlib.util.find_spec("torch") is None:
-        return None, ["PyTorch is not installed"]
+def twin_step(name: str, run: Experiment, batch: Batch, notes: list[str]) -> Step | None:
+    """The same training step in one of `TWINS`, or None if it cannot be built; says how, or why not, in `notes`."""
+    if name == "pytorch" and importlib.util.find_spec("torch") is None:
+        notes.append("PyTorch is not installed")
+        return None
+    build = {"pytorch": pytorch_step, "flax": flax_step}[name]
+    program, config, spec = run.program, run.config, run.spec
+    several = [f"a mesh of {program.mesh.size} devices"] if program.mesh.size > 1 else []
+    state = scan.unroll(jax.device_get(program.init(np.uint32(config.seed))))
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    images, labels = jax.device_get((batch["image"], batch["label"]))
+    step, words = build(config, spec, variables, images, labels, several)
+    if step and spec.norm == "batch" and spec.bn_group not in (0, config.batch_size):
+        words += f", BN over the whole batch instead of groups of {spec.bn_group}"
+    notes.append(words)
+    return step
+
+
+def pytorch_step(
+    config: ConfigDict,
+    spec: Spec,
+    variables: dict[str, Any],
+    images: np.ndarray,
+    labels: np.ndarray,
+    reasons: list[str],
+) -> tuple[Step | None, str]:
+    """PyTorch's step and how it was built, or None and why not: for these `reasons` or others."""
     import torch
 
-    from resjax import torch_twin
+    from resjax.benchmark import torch_twin
 
     device = "cuda" if jax.default_backend() == "gpu" else "cpu"
-    config, spec, program = run.config, run.spec, run.program
-    reasons = torch_twin.missing(spec, config)
-    if program.mesh.size > 1:
-        reasons.append(f"a mesh of {program.mesh.size} devices")
+    reasons = torch_twin.missing(spec, config) + reasons
     if jax.default_backend() == "tpu" or (device == "cuda" and not torch.cuda.is_available()):
         reasons.append(f"this device ({jax.default_backend()})")
     if reasons:
-        return None, [f"no PyTorch twin for: {', '.join(reasons)}"]
+        return None, f"no PyTorch twin for: {', '.join(reasons)}"
     torch.set_num_threads(machine.threads())
     twin = torch_twin.Twin(spec)
-    state = scan.unroll(jax.device_get(program.init(np.uint32(config.seed))))
-    torch_twin.copy({"params": state.params, "batch_stats": state.batch_stats}, twin)
-    images, labels = jax.device_get((batch["image"], batch["label"]))
+    torch_twin.copy(variables, twin)
     try:
         step, how = torch_twin.training_step(twin, config, images, labels, device)
         step()
     except torch.OutOfMemoryError:
-        return None, ["PyTorch ran out of memory"]
-    if spec.bn_group not in (0, config.batch_size):
-        how.append(f"BN over the whole batch instead of groups of {spec.bn_group}")
-    return step, [f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads: {', '.join(how)}"]
+        return None, "PyTorch ran out of memory"
+    return step, f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads: {', '.join(how)}"
+
+
+def flax_step(
+    config: ConfigDict,
+    spec: Spec,
+    variables: dict[str, Any],
+    images: np.ndarray,
+    labels: np.ndarray,
+    reasons: list[str],
+) -> tuple[Step | None, str]:
+    """Stock Flax's step and how it was built, or None and why not: for these `reasons` or others."""
+    if reasons := flax_twin.missing(spec, config) + reasons:
+        return None, f"no stock Flax twin for: {', '.join(reasons)}"
+    step = flax_twin.TrainingStep(spec, config, variables, images, labels)
+    step()
+    return step, f"stock Flax {flax.__version__}: flax.linen, optax, jit with donated state"
 
 
 def peak_memory() -> tuple[int, str]:
@@ -276,7 +262,3 @@ def peak_memory() -> tuple[int, str]:
         return stats["peak_bytes_in_use"], "device memory"
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "resident memory of the process"
-
-
-if __name__ == "__main__":
-    cli.run(main)

@@ -1,11 +1,10 @@
 """The network of a `Spec` in PyTorch, to measure against: the same layers, the same names, the same training step.
 
-Only `resjax.benchmark` and tests use it; PyTorch is not a dependency of resjax. The twin builds what it knows to
-be the same, and `missing` names everything else.
+PyTorch is not a dependency of resjax. The twin builds what it knows to be the same, and `missing` names everything
+else.
 """
 
-import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -15,58 +14,15 @@ import torch.nn.functional as F
 from ml_collections import ConfigDict
 from torch import Tensor, nn
 
-from resjax.config import default
+from resjax.benchmark import known
 from resjax.models import layout
 from resjax.models.layout import Layer, Layers, UnitLayout
 from resjax.models.spec import Spec
 
-# What the twin knows: FIELDS with any value, and VALUES with these. Any other field must have its default.
-FIELDS = {
-    *("units", "widths", "unit", "squeeze", "groups", "stem", "stem_width", "stem_raw", "stride_on"),
-    *("order", "excitation", "shortcut", "shortcut_pool", "shortcut_scale", "branch_scale", "activation"),
-    *("gate_layers", "gate_bias"),
-    *("bn_momentum", "bn_epsilon", "input_size", "input_channels", "num_classes"),
-    *("init", "init_gain", "zero_gamma"),  # the twin starts from a copy of the weights
-    "bn_group",  # the benchmark says that PyTorch normalises over the whole batch
-    "scan",  # the same function
-}
-VALUES = {
-    "gate": ("none", "exclusive", "shortcut_only"),
-    "norm": ("batch", "none"),
-    "dtype": ("float32", "bfloat16"),
-}
-OPTIMIZER_FIELDS = {"learning_rate", "momentum", "nesterov", "weight_decay", "label_smoothing"}
-OPTIMIZER_FIELDS |= {"beta2"}  # AdamW's
-OPTIMIZER_VALUES = {"name": ("sgd",), "decay_mask": ("all",)}
-LAYER_FIELDS = {"kind", "in_width", "width", "size", "name", "kernel", "stride", "groups", "bias", "gamma", "beta"}
-UNIT_PARTS = {"lead", "branch", "excitation", "shortcut", "gate", "after", "activated"}
-
 
 def missing(spec: Spec, config: ConfigDict) -> list[str]:
     """What the twin does not know to be the same in this network or recipe; empty if it can be built."""
-    fields, recipe = dataclasses.asdict(spec), config.optimizer.to_dict()
-    reasons = [f"model.{f}={fields[f]}" for f in unknown(fields, dataclasses.asdict(Spec()), FIELDS, VALUES)]
-    defaults = default().optimizer.to_dict()
-    reasons += [f"optimizer.{f}={recipe[f]}" for f in unknown(recipe, defaults, OPTIMIZER_FIELDS, OPTIMIZER_VALUES)]
-    for shape in spec.unit_shapes():
-        unit = layout.unit(spec, shape)._asdict()
-        reasons += [f"a unit's {part}" for part in unknown(unit, dict.fromkeys(unit, ()), UNIT_PARTS)]
-    for layer in (layer for _, layers in layout.parts(spec) for layer in layers):
-        reasons += [] if layer.kind in (*BUILD, *COMPUTE) else [f"{layer.kind} layers"]
-        reasons += [f"a layer's {f}" for f in unknown(layer._asdict(), Layer._field_defaults, LAYER_FIELDS)]
-    return list(dict.fromkeys(reasons))
-
-
-def unknown(
-    given: Mapping[str, Any],
-    defaults: Mapping[str, Any],
-    fields: set[str],
-    values: Mapping[str, tuple[Any, ...]] | None = None,
-) -> list[str]:
-    """The fields that are not in `fields` and have none of their `values`, or else not their default."""
-    values = values or {}
-    known = {field: values.get(field, (defaults.get(field),)) for field in given}
-    return [field for field, value in given.items() if field not in fields and value not in known[field]]
+    return known.missing(spec, config, (*BUILD, *COMPUTE))
 
 
 class Twin(nn.Module):
@@ -86,7 +42,7 @@ class Twin(nn.Module):
             self.get_submodule(stage).add_module(name, unit)
             self.units.append(unit)
         build(spec, self, self.head_layers)
-        self.half = spec.dtype == "bfloat16"
+        self.bfloat16 = spec.dtype == "bfloat16"
 
     def forward(self, x: Tensor) -> Tensor:
         x = run(self.stem, self.stem_layers, x)
@@ -209,7 +165,8 @@ def training_step(
         torch.backends.cudnn.benchmark = True
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         said += ["cudnn.benchmark", "tf32"]
-    model = twin.to(device=device, memory_format=torch.channels_last).train()
+    model: Any = twin  # what Module.to takes is more than its types say
+    model = model.to(device=device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(
         model.parameters(),
         lr=o.learning_rate,
@@ -220,7 +177,7 @@ def training_step(
     )
     x = torch.from_numpy(images.copy()).permute(0, 3, 1, 2).to(device, memory_format=torch.channels_last)
     y = torch.from_numpy(labels.copy()).long().to(device)
-    half = twin.half
+    half = twin.bfloat16
     said += ["bfloat16 autocast"] if half else []
 
     def stepper(forward: Callable[[Tensor], Tensor]) -> Callable[[], float]:
