@@ -5,6 +5,8 @@
 Prints one JSON object. It measures, in turns over several rounds, on the first batch of the config's own data:
 
   step_seconds       median of single training steps on a batch that lies on the device, each waited for
+  forward_seconds    the forward pass by itself; `gradient_seconds` is forward and backward, the step less the
+                     optimizer and the norms that are logged
   loop_step_seconds  a step of the training loop itself, input and logs included, evaluation and checkpoints not;
                      `loop_overhead` compares it with steps that are also waited for only at the end
   save_step_ratio    single steps while a checkpoint of the state is being saved, beside those of `step_seconds`;
@@ -30,7 +32,8 @@ import jax
 from absl import flags
 
 from resjax import cli, files
-from resjax.benchmark.measure import ROUNDS, TWINS, measure
+from resjax.benchmark import twins
+from resjax.benchmark.measure import ROUNDS, measure
 from resjax.errors import BadInput
 from resjax.train.progress import NonFinite
 
@@ -54,8 +57,8 @@ def main(argv: list[str]) -> int:
     else:
         cli.use_compilation_cache()
     try:
-        twins = tuple(name for name in TWINS if values[name].value)
-        result = measure(values.config, values.steps, twins, BEGAN)
+        names = [name for name in twins.NAMES if values[name].value]
+        result = measure(values.config, values.steps, names, BEGAN)
     except NonFinite as error:
         raise BadInput(f"the recipe diverges within {values.steps} steps: {error}") from error
     print(json.dumps(result, indent=2))

@@ -165,7 +165,7 @@ class TrainState(train_state.TrainState):
 
 
 class TrainingStep:
-    """Takes a step from `variables` on, waits for it and returns the loss.
+    """Training from `variables` on: calling it takes one step, waits for it and returns the loss.
 
     Args:
       variables: `params` and `batch_stats` of the unrolled network; they are copied.
@@ -187,9 +187,19 @@ class TrainingStep:
         self._batch = jnp.asarray(images), jnp.asarray(labels)
         self._step = jax.jit(partial(train_step, o.label_smoothing), donate_argnums=0)
 
-    def __call__(self) -> jax.Array:
-        self.state, metrics = jax.block_until_ready(self._step(self.state, *self._batch))
+    def advance(self) -> jax.Array:
+        """Takes a step, which may still be under way."""
+        self.state, metrics = self._step(self.state, *self._batch)
         return metrics["loss"]
+
+    def wait(self) -> None:
+        """Waits for all that is under way."""
+        jax.block_until_ready(self.state)
+
+    def __call__(self) -> jax.Array:
+        loss = self.advance()
+        self.wait()
+        return loss
 
 
 def train_step(

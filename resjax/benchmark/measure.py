@@ -1,7 +1,6 @@
 """One config, measured in rounds on the first batch of its own data, beside the same network elsewhere."""
 
 import dataclasses
-import importlib.util
 import itertools
 import os
 import resource
@@ -9,21 +8,20 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import closing, redirect_stderr
 from pathlib import Path
 from typing import Any
 
-import flax
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from resjax import experiment, machine
-from resjax.benchmark import flax_twin
+from resjax.benchmark import twins
+from resjax.benchmark.parts import parts
 from resjax.evaluation.evaluate import Batch
 from resjax.models import counts, scan
-from resjax.models.spec import Spec
 from resjax.train.checkpoint import Checkpoints
 from resjax.train.log import RunLog
 from resjax.train.loop import Experiment, fit, record
@@ -31,18 +29,16 @@ from resjax.train.preemption import StopRequest
 from resjax.train.progress import Progress
 
 ROUNDS = 3
-TWINS = ("pytorch", "flax")
-Step = Callable[[], object]  # takes one training step and waits for it
 
 
 def measure(
-    config: ConfigDict, steps: int, twins: tuple[str, ...] = TWINS, began: float | None = None
+    config: ConfigDict, steps: int, names: Collection[str] = twins.NAMES, began: float | None = None
 ) -> dict[str, Any]:
     """Measures a config and returns what the command prints.
 
     Args:
       steps: how many of each kind, over all rounds; every round first takes one more, which does not count.
-      twins: those of `TWINS` to measure too, where they are installed and have the network.
+      names: of the twins to measure too, where they are installed and have the network.
       began: `time.monotonic()` when the process started.
 
     Raises:
@@ -71,17 +67,18 @@ def measure(
     memory, memory_of = peak_memory()  # before PyTorch takes some
     saving_steps(run, bare, 1)  # the first save of a process takes longer
     notes: list[str] = []
-    others = {name: step for name in twins if (step := twin_step(name, run, batch, notes))}
+    others = twins_of(run, batch, names, notes)
 
     each = -(-steps // ROUNDS)
     own, looped, waits, overheads, saving, blocked = [], [], [], [], [], []
-    theirs: dict[str, list[float]] = {name: [] for name in others}
+    inside = parts(run, batch)
+    theirs: dict[str, list[float]] = {name: [] for name in (*inside, *others)}
     for _ in range(ROUNDS):
         own += single_steps(bare, each)
         seconds, during = saving_steps(run, bare, each)
         blocked.append(seconds)
         saving += during
-        for name, step in others.items():
+        for name, step in (inside | others).items():
             theirs[name] += single_steps(step, each)
         unwaited = bare.run(each)
         seconds, wait = in_loop(run, each)
@@ -105,6 +102,7 @@ def measure(
         "first_step_seconds": first_step_seconds,
         "step_seconds": step_seconds,
         "fastest_step_seconds": min(own),
+        **{f"{name}_seconds": statistics.median(theirs.pop(name)) for name in inside},
         "images_per_second": config.batch_size / step_seconds,
         "flop_per_second": 3 * 2 * total.macs * config.batch_size / step_seconds,
         "loop_step_seconds": statistics.median(looped),
@@ -151,7 +149,25 @@ class BareStep:
         return (time.perf_counter() - began) / n
 
 
-def single_steps(step: Step, n: int) -> list[float]:
+def twins_of(run: Experiment, batch: Batch, names: Collection[str], notes: list[str]) -> dict[str, twins.Step]:
+    """The same training step, from the same weights, in every twin that can be built; `notes` says how."""
+    config, spec, program = run.config, run.spec, run.program
+    state = scan.unroll(jax.device_get(program.init(np.uint32(config.seed))))
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    images, labels = jax.device_get((batch["image"], batch["label"]))
+    found = {}
+    for name in names:
+        if program.mesh.size > 1:
+            notes.append(f"no {name} twin for: a mesh of {program.mesh.size} devices")
+            continue
+        step, words = twins.BUILD[name](config, spec, variables, images, labels)
+        notes.append(words)
+        if step:
+            found[name] = step
+    return found
+
+
+def single_steps(step: Callable[[], object], n: int) -> list[float]:
     """Seconds of each of `n` steps, after one that does not count."""
     marks = []
     for _ in range(n + 1):
@@ -189,70 +205,6 @@ def saving_steps(run: Experiment, bare: BareStep, n: int) -> tuple[float, list[f
             marks.append(time.perf_counter())
     blocked, *steps = (after - before for before, after in itertools.pairwise(marks))
     return blocked, steps
-
-
-def twin_step(name: str, run: Experiment, batch: Batch, notes: list[str]) -> Step | None:
-    """The same training step in one of `TWINS`, or None if it cannot be built; says how, or why not, in `notes`."""
-    if name == "pytorch" and importlib.util.find_spec("torch") is None:
-        notes.append("PyTorch is not installed")
-        return None
-    build = {"pytorch": pytorch_step, "flax": flax_step}[name]
-    program, config, spec = run.program, run.config, run.spec
-    several = [f"a mesh of {program.mesh.size} devices"] if program.mesh.size > 1 else []
-    state = scan.unroll(jax.device_get(program.init(np.uint32(config.seed))))
-    variables = {"params": state.params, "batch_stats": state.batch_stats}
-    images, labels = jax.device_get((batch["image"], batch["label"]))
-    step, words = build(config, spec, variables, images, labels, several)
-    if step and spec.norm == "batch" and spec.bn_group not in (0, config.batch_size):
-        words += f", BN over the whole batch instead of groups of {spec.bn_group}"
-    notes.append(words)
-    return step
-
-
-def pytorch_step(
-    config: ConfigDict,
-    spec: Spec,
-    variables: dict[str, Any],
-    images: np.ndarray,
-    labels: np.ndarray,
-    reasons: list[str],
-) -> tuple[Step | None, str]:
-    """PyTorch's step and how it was built, or None and why not: for these `reasons` or others."""
-    import torch
-
-    from resjax.benchmark import torch_twin
-
-    device = "cuda" if jax.default_backend() == "gpu" else "cpu"
-    reasons = torch_twin.missing(spec, config) + reasons
-    if jax.default_backend() == "tpu" or (device == "cuda" and not torch.cuda.is_available()):
-        reasons.append(f"this device ({jax.default_backend()})")
-    if reasons:
-        return None, f"no PyTorch twin for: {', '.join(reasons)}"
-    torch.set_num_threads(machine.threads())
-    twin = torch_twin.Twin(spec)
-    torch_twin.copy(variables, twin)
-    try:
-        step, how = torch_twin.training_step(twin, config, images, labels, device)
-        step()
-    except torch.OutOfMemoryError:
-        return None, "PyTorch ran out of memory"
-    return step, f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads: {', '.join(how)}"
-
-
-def flax_step(
-    config: ConfigDict,
-    spec: Spec,
-    variables: dict[str, Any],
-    images: np.ndarray,
-    labels: np.ndarray,
-    reasons: list[str],
-) -> tuple[Step | None, str]:
-    """Stock Flax's step and how it was built, or None and why not: for these `reasons` or others."""
-    if reasons := flax_twin.missing(spec, config) + reasons:
-        return None, f"no stock Flax twin for: {', '.join(reasons)}"
-    step = flax_twin.TrainingStep(spec, config, variables, images, labels)
-    step()
-    return step, f"stock Flax {flax.__version__}: flax.linen, optax, jit with donated state"
 
 
 def peak_memory() -> tuple[int, str]:

@@ -5,6 +5,7 @@ else.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import jax
@@ -42,7 +43,7 @@ class Twin(nn.Module):
             self.get_submodule(stage).add_module(name, unit)
             self.units.append(unit)
         build(spec, self, self.head_layers)
-        self.bfloat16 = spec.dtype == "bfloat16"
+        self.autocast = spec.dtype == "bfloat16"
 
     def forward(self, x: Tensor) -> Tensor:
         x = run(self.stem, self.stem_layers, x)
@@ -148,67 +149,78 @@ def leaves(variables: Any) -> Iterator[tuple[list[str], Any]]:
             yield [key.key for key in path], leaf
 
 
-def training_step(
-    twin: Twin, config: ConfigDict, images: np.ndarray, labels: np.ndarray, device: str
-) -> tuple[Callable[[], float], list[str]]:
-    """PyTorch's fastest training step on `device`, and its settings in words.
+class TrainingStep:
+    """PyTorch's fastest training step on a device: calling it takes one, waits for it and returns the loss.
 
-    Channels last; on a GPU with cuDNN's autotuner, TF32 as XLA has it by default, bfloat16 where the spec says so,
-    and `torch.compile` if it works. The returned function takes one step, waits for it and returns the loss.
+    Channels last; on a GPU with cuDNN's autotuner, TF32 as XLA has it by default, and `torch.compile` if it works.
+    bfloat16 where the spec says so.
 
     Args:
       images: [N, H, W, C]; labels: [N].
+      mode: what `torch.compile` is asked for on a GPU.
+
+    Attributes:
+      how: the settings in words.
     """
-    o, cuda = config.optimizer, device == "cuda"
-    said = ["channels_last"]
-    if cuda:
-        torch.backends.cudnn.benchmark = True
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-        said += ["cudnn.benchmark", "tf32"]
-    model: Any = twin  # what Module.to takes is more than its types say
-    model = model.to(device=device, memory_format=torch.channels_last).train()
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        lr=o.learning_rate,
-        momentum=o.momentum,
-        weight_decay=o.weight_decay,
-        nesterov=o.nesterov,
-        fused=True,
-    )
-    x = torch.from_numpy(images.copy()).permute(0, 3, 1, 2).to(device, memory_format=torch.channels_last)
-    y = torch.from_numpy(labels.copy()).long().to(device)
-    half = twin.bfloat16
-    said += ["bfloat16 autocast"] if half else []
 
-    def stepper(forward: Callable[[Tensor], Tensor]) -> Callable[[], float]:
-        def step() -> float:
-            optimizer.zero_grad(set_to_none=True)
-            with torch.autocast(device, torch.bfloat16, enabled=half):
-                logits = forward(x)
-                loss = F.cross_entropy(logits, y, label_smoothing=o.label_smoothing)
-            loss.backward()
-            optimizer.step()
-            return loss.item()  # waits for the loss
+    def __init__(
+        self,
+        twin: Twin,
+        config: ConfigDict,
+        images: np.ndarray,
+        labels: np.ndarray,
+        device: str,
+        mode: str = "default",
+    ) -> None:
+        o, self._cuda = config.optimizer, device == "cuda"
+        self.how = ["channels_last"]
+        if self._cuda:
+            torch.backends.cudnn.benchmark = True
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+            self.how += ["cudnn.benchmark", "tf32"]
+        self.how += ["bfloat16 autocast"] if twin.autocast else []
+        model: Any = twin  # what Module.to takes is more than its types say
+        self._model = model.to(device=device, memory_format=torch.channels_last).train()
+        self._optimizer = torch.optim.SGD(
+            twin.parameters(),
+            lr=o.learning_rate,
+            momentum=o.momentum,
+            weight_decay=o.weight_decay,
+            nesterov=o.nesterov,
+            fused=True,
+        )
+        x = torch.from_numpy(images.copy()).permute(0, 3, 1, 2).to(device, memory_format=torch.channels_last)
+        self._batch = x, torch.from_numpy(labels.copy()).long().to(device)
+        self._autocast = partial(torch.autocast, device, torch.bfloat16, enabled=twin.autocast)
+        self._loss = partial(F.cross_entropy, label_smoothing=o.label_smoothing)
+        if self._cuda:
+            eager = self._model
+            try:
+                self._model = torch.compile(eager, mode=mode)
+                self()
+                self.how.append("torch.compile" if mode == "default" else f"torch.compile {mode}")
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # the compiler needs tools that many machines lack, and fails in many ways
+                self._model = eager
+                self.how.append(f"torch.compile failed: {type(error).__name__}")
 
-        return step
-
-    step = stepper(model)
-    if cuda:
-        try:
-            compiled = stepper(torch.compile(model))
-            compiled()
-            return synchronised(compiled), [*said, "torch.compile"]
-        except Exception as error:  # the compiler needs tools that many machines lack, and fails in many ways
-            said.append(f"torch.compile failed: {type(error).__name__}")
-    return synchronised(step) if cuda else step, said
-
-
-def synchronised(step: Callable[[], float]) -> Callable[[], float]:
-    """`step`, which then also waits for the optimizer's kernels: they come after the loss."""
-
-    def waited() -> float:
-        loss = step()
-        torch.cuda.synchronize()
+    def advance(self) -> Tensor:
+        """Takes a step; on a GPU it may still be under way."""
+        x, y = self._batch
+        self._optimizer.zero_grad(set_to_none=True)
+        with self._autocast():
+            loss = self._loss(self._model(x), y)
+        loss.backward()
+        self._optimizer.step()
         return loss
 
-    return waited
+    def wait(self) -> None:
+        """Waits for all that is under way."""
+        if self._cuda:
+            torch.cuda.synchronize()
+
+    def __call__(self) -> float:
+        loss = self.advance().item()
+        self.wait()  # for the optimizer's kernels, which come after the loss
+        return loss

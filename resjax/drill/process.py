@@ -7,7 +7,6 @@ import re
 import shlex
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -15,6 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from resjax import tie
 
 POLL_SECONDS = 0.004
 BEGINS_AT = re.compile(r"resumed  from step (\d+)|.* is finished: (\d+) steps")
@@ -53,7 +54,7 @@ class Process:
         self._joined = command.processes > 1
         argv = [*command.argv, f"--workdir={workdir}"]
         self._popen = subprocess.Popen(
-            tied_to_us(argv),
+            tie.tied_to_us(argv),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,  # not a file: that would count when its disk is full
             stderr=subprocess.STDOUT,
@@ -193,22 +194,6 @@ class Process:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.kill()
-
-
-# Asks Linux for SIGKILL when the parent ends (PR_SET_PDEATHSIG, 1), and becomes the program that it is given. In
-# the parent itself, between fork and exec, that would not be safe beside the threads of JAX.
-TIE = """
-import ctypes, os, signal, sys
-ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-os.getppid() == int(sys.argv[1]) and os.execvp(sys.argv[2], sys.argv[2:])
-"""
-
-
-def tied_to_us(argv: list[str]) -> list[str]:
-    """A command whose process does not outlive this one, even if this one is killed; on Linux."""
-    if sys.platform != "linux":
-        return argv
-    return [sys.executable, "-S", "-c", TIE, str(os.getpid()), *argv]
 
 
 def listed(folder: Path) -> list[Path]:

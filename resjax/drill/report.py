@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from resjax import files
+from resjax import files, markdown
 from resjax.drill.job import Job
-from resjax.sweep.results import markdown
 from resjax.train import log
 
 TIMES = ("seconds", "images_per_second", "input_wait")
@@ -79,7 +78,7 @@ def text(found: dict[str, Any]) -> str:
         verdict = "\n".join(f"* {line}" for line in found["wrong"])
     else:
         verdict = f"digest equal: {jobs} ended with the state and the records of the undisturbed one"
-    return f"{markdown(COLUMNS, [_cells(fault) for fault in found['faults']])}\n\n{verdict}\n"
+    return f"{markdown.table(COLUMNS, [_cells(fault) for fault in found['faults']])}\n\n{verdict}\n"
 
 
 def _cells(fault: dict[str, Any]) -> list[str]:

@@ -22,10 +22,10 @@ from typing import Any
 
 from absl import flags
 
-from resjax import cli, files
+from resjax import cli, files, markdown
 from resjax.drill import report
 from resjax.errors import BadInput
-from resjax.sweep.results import markdown, show
+from resjax.sweep.results import show
 from resjax.train import summary as run_summary
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -143,7 +143,7 @@ def runs_table(runs: dict[str, list[dict[str, Any]]]) -> str:
             ]
         )
     columns = ["run", "test error, % (n)", "training error, %", "parameters", "steps", "seconds", "images/s"]
-    return markdown(columns, rows)
+    return markdown.table(columns, rows)
 
 
 def benchmark_table(found: dict[str, Any]) -> str:
@@ -166,7 +166,7 @@ def benchmark_table(found: dict[str, Any]) -> str:
         for key, (label, form) in lines.items()
         if found.get(key) is not None
     ]
-    return markdown(["", f"{found['network']}, batch {found['batch_size']}"], rows)
+    return markdown.table(["", f"{found['network']}, batch {found['batch_size']}"], rows)
 
 
 def fill(readme: str, text: str, name: str = "measured") -> str:

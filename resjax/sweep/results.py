@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from resjax import files
+from resjax import files, markdown
 from resjax.errors import NON_FINITE
 from resjax.sweep.plan import Run
 
@@ -134,7 +134,7 @@ def write_tables(
     json_rows: list[dict[str, Any]],
 ) -> str:
     """Writes table.md (`columns` and `rows` under `head`), table.csv and table.json; returns the first."""
-    table = f"{head}\n\n{markdown(columns, rows)}\n"
+    table = f"{head}\n\n{markdown.table(columns, rows)}\n"
     (workdir / "table.md").write_text(table)
     text = io.StringIO()
     writer = csv.DictWriter(text, list(csv_rows[0]), lineterminator="\n")
@@ -143,14 +143,6 @@ def write_tables(
     (workdir / "table.csv").write_text(text.getvalue())
     files.write_json(workdir / "table.json", {"head": head, "rows": json_rows})
     return table
-
-
-def markdown(columns: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table whose columns also line up as plain text."""
-    cells = [columns, *([cell.replace("|", "\\|") for cell in row] for row in rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
-    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in cells]
-    return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
 
 
 def plot(results: Sequence[Result], path: Path) -> None:

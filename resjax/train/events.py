@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
@@ -29,12 +30,16 @@ class Events:
             self._writer.write_event(Event(wall_time=time.time(), step=purge_step, session_log=start))
         self._flushed = time.monotonic()
 
-    def add(self, summary: Any, step: int = 0) -> None:
+    def add(self, value: Any, step: int = 0) -> None:
         """Records what a function of `tensorboardX.summary` returned."""
-        self._writer.write_event(Event(wall_time=time.time(), step=step, summary=summary))
+        self._writer.write_event(Event(wall_time=time.time(), step=step, summary=value))
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self._flushed = time.monotonic()
             self._writer.flush()
+
+    def scalar(self, name: str, value: float, step: int) -> None:
+        """Records a number."""
+        self.add(summary.scalar(name, value), step)
 
     def close(self) -> None:
         """Flushes and closes the file."""

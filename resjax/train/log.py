@@ -8,11 +8,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from tensorboardX import summary
 from tqdm import tqdm
 
 from resjax import files
-from resjax.train.events import Events
 
 
 def is_own(record: Mapping[str, Any]) -> bool:
@@ -31,6 +29,8 @@ class RunLog:
     """
 
     def __init__(self, workdir: Path, start: int, total: int) -> None:
+        from resjax.train.events import Events  # with tensorboardX, which only what logs needs
+
         self._workdir = workdir
         path = workdir / "metrics.jsonl"
         with files.writing(workdir):
@@ -61,7 +61,7 @@ class RunLog:
         with files.writing(self._workdir):
             self._file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
             for name, value in values.items():
-                self._events.add(summary.scalar(f"{split}/{name}", value), step)
+                self._events.scalar(f"{split}/{name}", value, step)
         text = f"loss {values['loss']:.4f}  accuracy {100 * values['accuracy']:.2f} %"
         if split == "train":
             if "images_per_second" in values:  # not after the first step, which compiles

@@ -28,15 +28,10 @@ def init_state(spec: Spec, tx: optax.GradientTransformation, seed: int | jax.Arr
     return TrainState(jnp.zeros((), jnp.int32), **variables, opt_state=tx.init(variables["params"]))
 
 
-def make_train_step(
-    model: ResNet,
-    tx: optax.GradientTransformation,
-    rate: optax.Schedule,
-    *,
-    label_smoothing: float = 0.0,
-    accumulate: int = 1,
-) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
-    """The training step of one network and one optimizer; reports the learning rate of `rate`, `tx`'s schedule."""
+def make_loss(
+    model: ResNet, label_smoothing: float
+) -> Callable[[Any, Any, Batch, jax.Array], tuple[jax.Array, Any]]:
+    """The mean loss of one network in training, and with it the next batch statistics and the batch's `sums`."""
 
     def loss_fn(params: Any, batch_stats: Any, batch: Batch, rng: jax.Array) -> tuple[jax.Array, Any]:
         variables = {"params": params, "batch_stats": batch_stats}
@@ -47,6 +42,20 @@ def make_train_step(
         targets = optax.smooth_labels(jax.nn.one_hot(batch["label"], logits.shape[-1]), label_smoothing)
         losses = optax.softmax_cross_entropy(logits, targets)  # [N]
         return losses.mean(), (updates.get("batch_stats", {}), sums(logits, losses, batch["label"]))
+
+    return loss_fn
+
+
+def make_train_step(
+    model: ResNet,
+    tx: optax.GradientTransformation,
+    rate: optax.Schedule,
+    *,
+    label_smoothing: float = 0.0,
+    accumulate: int = 1,
+) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
+    """The training step of one network and one optimizer; reports the learning rate of `rate`, `tx`'s schedule."""
+    loss_fn = make_loss(model, label_smoothing)
 
     def train_step(state: TrainState, batch: Batch, seed: jax.Array) -> tuple[TrainState, Metrics]:
         """One optimizer step.

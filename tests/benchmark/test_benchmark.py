@@ -31,13 +31,14 @@ def test_the_command_prints_one_json_object(capsys, tmp_path):
     assert found["batch_size"] == 16
     assert found["compilation_cache"] == "miss"
     times = [v for k, v in found.items() if k.endswith("_seconds")]
-    assert len(times) == (10 if HAS_TORCH else 8)
+    assert len(times) == (12 if HAS_TORCH else 10)
     assert all(0 < t < 600 for t in times)
     assert math.isclose(found["images_per_second"], 16 / found["step_seconds"])
     assert math.isclose(found["flop_per_second"], 6 * found["macs"] * found["images_per_second"])
     assert 0 <= found["input_wait"] <= 1
     assert found["loop_overhead"] > -1
     assert found["save_step_ratio"] > 0
+    assert found["forward_seconds"] < found["gradient_seconds"]
     assert found["peak_memory_bytes"] > 2**20
     assert math.isclose(found["ratio_to_flax"], found["flax_step_seconds"] / found["step_seconds"])
     assert ("ratio_to_pytorch" in found) == HAS_TORCH
@@ -57,11 +58,13 @@ def test_ratios_are_above_1_where_resjax_is_ahead(monkeypatch):
     monkeypatch.setattr(measure, "single_steps", lambda step, n: [step()] * n)
     monkeypatch.setattr(measure.BareStep, "__call__", lambda self: 2.0)
     monkeypatch.setattr(measure.BareStep, "run", lambda self, n: 2.0)
+    monkeypatch.setattr(measure, "parts", lambda *_: {"forward": lambda: 0.5, "gradient": lambda: 1.5})
     monkeypatch.setattr(measure, "in_loop", lambda run, n: (3.0, 0.25))
     monkeypatch.setattr(measure, "saving_steps", lambda run, bare, n: (0.5, [2.5]))
-    monkeypatch.setattr(measure, "twin_step", lambda name, *_: lambda: {"pytorch": 8.0, "flax": 5.0}[name])
+    monkeypatch.setattr(measure, "twins_of", lambda *_: {"pytorch": lambda: 8.0, "flax": lambda: 5.0})
     found = measure.measure(load(SMALL), steps=3)
     assert found["step_seconds"] == 2.0
+    assert (found["forward_seconds"], found["gradient_seconds"]) == (0.5, 1.5)
     assert found["loop_overhead"] == 0.5
     assert found["input_wait"] == 0.25
     assert found["save_step_ratio"] == 1.25

@@ -184,7 +184,7 @@ def test_two_training_steps_of_the_torch_twin_are_the_same(name: str) -> None:
     own = Steps(name)
     twin = torch_twin.Twin(own.spec)
     torch_twin.copy(own.variables, twin)
-    step, _ = torch_twin.training_step(twin, own.config, own.images, own.labels, "cpu")
+    step = torch_twin.TrainingStep(twin, own.config, own.images, own.labels, "cpu")
     for _ in range(2):
         np.testing.assert_allclose(step(), own(), rtol=1e-4)
     params, stats, _ = own.state

@@ -5,10 +5,11 @@ import json
 
 import pytest
 
+from resjax import markdown
 from resjax.analysis import figure
 from resjax.sweep import Sweep
 from resjax.sweep.plan import plan
-from resjax.sweep.results import Result, about, markdown, spread, write
+from resjax.sweep.results import Result, about, spread, write
 
 
 @pytest.fixture
@@ -89,4 +90,4 @@ def test_spread():
 
 
 def test_markdown_lines_up():
-    assert markdown(["a", "bc"], [["x|y", ""]]) == "| a    | bc |\n|------|----|\n| x\\|y |    |"
+    assert markdown.table(["a", "bc"], [["x|y", ""]]) == "| a    | bc |\n|------|----|\n| x\\|y |    |"

@@ -1,0 +1,29 @@
+"""The parts of a training step, each compiled and measured by itself."""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from resjax.evaluation.evaluate import Batch
+from resjax.models.resnet import ResNet
+from resjax.train.loop import Experiment
+from resjax.train.step import make_loss
+
+
+def parts(run: Experiment, batch: Batch) -> dict[str, Callable[[], object]]:
+    """Functions that compute a part and wait for it: `forward`, and `gradient`, which is forward and backward.
+
+    What the step takes beyond `gradient` is the optimizer, and the norms that are logged. None where a step is
+    several microbatches.
+    """
+    if run.config.optimizer.accumulate > 1:
+        return {}
+    loss = make_loss(ResNet(run.spec), run.config.optimizer.label_smoothing)
+    state = run.program.init(np.uint32(run.config.seed))
+    arguments = state.params, state.batch_stats, batch, jax.random.key(run.config.seed)
+    forward, gradient = jax.jit(loss), jax.jit(jax.value_and_grad(loss, has_aux=True))
+    return {
+        "forward": lambda: jax.block_until_ready(forward(*arguments)),
+        "gradient": lambda: jax.block_until_ready(gradient(*arguments)),
+    }

@@ -1,0 +1,9 @@
+"""Tables in Markdown."""
+
+
+def table(columns: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table whose columns also line up as plain text."""
+    cells = [columns, *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
+    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in cells]
+    return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
