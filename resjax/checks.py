@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from resjax import machine, paths
 from resjax.config import default, flatten, network, plain
-from resjax.data.resolve import PUBLISHED, Resolved, resolve
+from resjax.data.resolve import PLACEMENTS, PUBLISHED, Resolved, resolve
 from resjax.errors import BadInput, unknown
 from resjax.models import counts
 from resjax.models.spec import Spec
@@ -19,7 +19,9 @@ CHOICES = {
     "optimizer.decay_mask": ("all", "kernels"),
     "schedule.name": ("constant", "piecewise", "cosine"),
     "schedule.warmup": ("none", "constant", "linear"),
+    "data.placement": PLACEMENTS,
 }
+MOST_STEPS_PER_CALL = 1000
 
 
 # What other codebases call a field, by the last part of its name.
@@ -141,6 +143,10 @@ def validate(config: ConfigDict, devices: int) -> Spec:
     for field in ("momentum", "beta2", "label_smoothing"):
         if not 0 <= o[field] < 1:
             raise BadInput(f"optimizer.{field}={o[field]}: must lie in [0, 1)")
+    if not 0 <= config.steps_per_call <= MOST_STEPS_PER_CALL:
+        raise BadInput(
+            f"steps_per_call={config.steps_per_call}: must lie in 1 to {MOST_STEPS_PER_CALL}, or be 0: chosen"
+        )
     if not 0 <= config.seed < 2**32:
         raise BadInput(f"seed={config.seed}: must lie in [0, 2**32)")
 
@@ -294,6 +300,8 @@ FREE = {
     "checkpoint_keep",
     "data.dir",
     "data.workers",
+    "data.placement",
+    "steps_per_call",
     "model.scan",
     "model.remat",
 }

@@ -34,6 +34,7 @@ def default(model: Spec | None = None) -> ConfigDict:
     c.checkpoint_every_epochs = placeholder(float)
     c.checkpoint_keep = 2  # the latest so many; the best by validation accuracy is kept besides
     c.log_every_steps = 50
+    c.steps_per_call = 0  # that the devices take without coming back to the host; 0: chosen
     c.init_from = ""  # another run's workdir: start from its weights and statistics, nothing else
 
     c.model = ConfigDict(dataclasses.asdict(model or Spec()))  # resjax.models.spec.Spec explains its fields
@@ -51,6 +52,7 @@ def default(model: Spec | None = None) -> ConfigDict:
     c.data.normalize = placeholder(str)  # pixel_mean | channel
     c.data.image_size = 0  # 0: the set's own
     c.data.workers = 0  # processes that prepare batches, always the same ones; 0: threads
+    c.data.placement = "auto"  # host | device: the whole set in its memory, batches made there | auto: if it fits
 
     c.optimizer = ConfigDict()
     c.optimizer.name = "sgd"  # sgd | adamw
@@ -91,6 +93,10 @@ class Durations:
     checkpoint_every: int
     log_every: int
     per_epoch: float
+
+    def next_stop(self, step: int) -> int:
+        """The next step whose state is wanted: for an evaluation, for a checkpoint, or as the last."""
+        return min(self.total, *(step - step % n + n for n in (self.eval_every, self.checkpoint_every)))
 
 
 def durations(config: ConfigDict, train_size: int) -> Durations:

@@ -1,23 +1,27 @@
 """From a config to everything that a run needs: the network, the data, the durations, the compiled functions."""
 
+from collections.abc import Iterable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from resjax import files
 from resjax.checks import check_memory, resolved, validate
 from resjax.config import durations, network, restored
-from resjax.data.loader import open_dataset
+from resjax.data.loader import Dataset, open_dataset
 from resjax.data.preprocess import Preprocessing
 from resjax.errors import BadInput
 from resjax.evaluation.evaluate import Evaluation
+from resjax.train import placement
 from resjax.train.checkpoint import Checkpoints
 from resjax.train.loop import Experiment
 from resjax.train.peers import Alone, Peers
-from resjax.train.program import build
+from resjax.train.program import Program, build, make_mesh
 from resjax.train.step import TrainState
 
 
@@ -35,13 +39,27 @@ def open(config: ConfigDict, workdir: Path | None = None) -> Experiment:
     config = resolved(config, dataset)
     check_memory(config, dataset.image_shape, jax.process_count())
     spec, length = network(config), durations(config, dataset.train_size)
-    program = build(config, spec, length)
+    data = placement.lay(config, dataset, make_mesh(config))
+    program = build(config, spec, length, data, placement.stride(config, length, data is not None))
     splits = ["validation", "test"] if dataset.validation_size else ["test"]
     evaluations = tuple(
-        Evaluation(split, partial(dataset.evaluate, split, config.batch_size, program.rows), length.eval_every)
+        Evaluation(split, partial(evaluated, split, dataset, config.batch_size, program), length.eval_every)
         for split in splits
     )
     return Experiment(config, spec, dataset, length, evaluations, program)
+
+
+def evaluated(split: str, dataset: Dataset, batch_size: int, program: Program) -> Iterable[Any]:
+    """What `program.eval_step` takes, so that every image of a split is counted once.
+
+    Batches of the host; of a set on the devices their numbers, all in one call. On a CPU one call a batch: XLA's
+    convolutions are slow there inside a loop.
+    """
+    if program.data is None:
+        return map(program.place, dataset.evaluate(split, batch_size, program.rows))
+    own = program.data[split]
+    numbers = np.arange(-(-len(dataset.parts[split]) // batch_size), dtype=np.int32)
+    return [(own, each) for each in (numbers if jax.default_backend() == "cpu" else [numbers])]
 
 
 def load(

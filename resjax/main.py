@@ -40,7 +40,7 @@ from resjax.config import flatten, network, plain, restored
 from resjax.errors import DONE, INTERRUPTED, NON_FINITE, BadInput
 from resjax.evaluation.evaluate import evaluate
 from resjax.models import counts
-from resjax.train import hosts, lock, summary
+from resjax.train import hosts, lock, placement, summary
 from resjax.train.checkpoint import versions
 from resjax.train.initialize import check_source
 from resjax.train.loop import Experiment, train
@@ -228,9 +228,7 @@ def evaluate_run(
     say(f"evaluating step {step} of {workdir} on {run.config.data.name}, preprocessed as in training")
     result: dict[str, Any] = {"step": step}
     for evaluation in run.evaluations:
-        means = evaluate(
-            run.program.eval_step, state.params, state.batch_stats, evaluation.batches(), run.program.place
-        )
+        means = evaluate(run.program.eval_step, state.params, state.batch_stats, evaluation.batches())
         result |= {f"{evaluation.name}_{key}": value for key, value in means.items()}
     return result
 
@@ -240,6 +238,7 @@ def announce(run: Experiment, workdir: Path) -> None:
     config, spec, dataset, durations = run.config, run.spec, run.dataset, run.durations
     cost, device, mesh = counts.total(spec), jax.devices()[0], run.program.mesh.shape
     scan = ", scanned" if spec.scan else ""
+    calls = f", up to {run.program.stride} a call" if run.program.stride > 1 else ""
     processes = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
     say(
         f"resjax {resjax.__version__}, jax {jax.__version__}\n"
@@ -249,10 +248,10 @@ def announce(run: Experiment, workdir: Path) -> None:
         f"{cost.macs / 1e6:,.1f} M multiply-adds per image, {spec.dtype}{scan}\n"
         f"data      {config.data.name}: {dataset.train_size:,} training, {dataset.validation_size:,} validation, "
         f"{dataset.test_size:,} test images of {' x '.join(map(str, dataset.image_shape))} "
-        f"in {dataset.num_classes} classes\n"
+        f"in {dataset.num_classes} classes{placement.where(run.program.data)}\n"
         f"          augment={dataset.augment} pad={dataset.pad} normalize={dataset.normalize}\n"
         f"training  {durations.total:,} steps of {config.batch_size} images, "
-        f"{durations.total / durations.per_epoch:.1f} epochs\n"
+        f"{durations.total / durations.per_epoch:.1f} epochs{calls}\n"
         f"logs      {workdir}  (metrics.jsonl, tensorboard/, checkpoints/)"
     )
     young = math.ceil(math.log(0.01, spec.bn_momentum)) if spec.bn_momentum else 0

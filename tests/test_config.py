@@ -262,6 +262,8 @@ FREE = {
     "checkpoint_keep",
     "data.dir",
     "data.workers",
+    "data.placement",
+    "steps_per_call",
     "model.scan",
     "model.remat",
 }

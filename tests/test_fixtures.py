@@ -11,7 +11,6 @@ import pytest
 from resjax import config as configs
 from resjax import experiment
 from resjax.cli import load
-from resjax.data.loader import open_dataset
 from resjax.evaluation.evaluate import evaluate
 from resjax.train import digest
 from resjax.train.checkpoint import Checkpoints
@@ -113,9 +112,9 @@ def test_the_weights_give_the_accuracy_of_the_summary(old):
     config = restored(old / "finished")
     with closing(Checkpoints(old / "finished")) as checkpoints:
         weights = checkpoints.weights(60)
-    one, dataset = program(config), open_dataset(**config.data)
-    images = dataset.evaluate("test", config.batch_size)
-    found = evaluate(one.eval_step, weights["params"], weights["batch_stats"], images, one.place)
+    run = experiment.open(config)
+    test = next(each for each in run.evaluations if each.name == "test")
+    found = evaluate(run.program.eval_step, weights["params"], weights["batch_stats"], test.batches())
     summary = json.loads((old / "finished" / "summary.json").read_text())
     assert found["accuracy"] == pytest.approx(summary["test_accuracy"], abs=1e-4)
     assert found["loss"] == pytest.approx(summary["test_loss"], abs=1e-4)

@@ -65,6 +65,8 @@ COMMON = {
     "data.train_split": "train",
     "data.validation_split": "",
     "data.workers": 0,
+    "data.placement": "auto",
+    "steps_per_call": 0,
     "optimizer.name": "sgd",
     "optimizer.learning_rate": 0.1,
     "optimizer.momentum": 0.9,

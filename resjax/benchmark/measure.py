@@ -26,6 +26,7 @@ from resjax.train.checkpoint import Checkpoints
 from resjax.train.log import RunLog
 from resjax.train.loop import Experiment, fit, record
 from resjax.train.preemption import StopRequest
+from resjax.train.program import Feed
 from resjax.train.progress import Progress
 
 ROUNDS = 3
@@ -51,15 +52,17 @@ def measure(
     config, spec = run.config, run.spec
     with closing(run.dataset.train(config.batch_size, config.seed)) as batches:
         batch = run.program.place(next(batches))
+    with closing(run.batches()) as batches:
+        feed = run.program.take(batches)
 
     hits: list[str] = []
     jax.monitoring.register_event_listener(lambda event, **_: hits.append(event) if "cache_hits" in event else None)
     compiling = time.perf_counter()
     seed = np.uint32(config.seed)
-    compiled = run.program.train_step.lower(run.program.abstract, batch, seed).compile()  # type: ignore[attr-defined]
+    compiled = run.program.train_step.lower(run.program.abstract, feed, seed).compile()  # type: ignore[attr-defined]
     compile_seconds, cached = time.perf_counter() - compiling, bool(hits)
     run = dataclasses.replace(run, program=dataclasses.replace(run.program, train_step=compiled))
-    bare = BareStep(run, batch)
+    bare = BareStep(run, feed)
     bare()
     first_step_seconds = time.monotonic() - began
 
@@ -69,18 +72,20 @@ def measure(
     notes: list[str] = []
     others = twins_of(run, batch, names, notes)
 
-    each = -(-steps // ROUNDS)
+    stride = run.program.stride
+    calls = -(-steps // (ROUNDS * stride))
+    each = calls * stride
     own, looped, waits, overheads, saving, blocked = [], [], [], [], [], []
     inside = parts(run, batch)
     theirs: dict[str, list[float]] = {name: [] for name in (*inside, *others)}
     for _ in range(ROUNDS):
-        own += single_steps(bare, each)
-        seconds, during = saving_steps(run, bare, each)
+        own += [seconds / stride for seconds in single_steps(bare, calls)]
+        seconds, during = saving_steps(run, bare, calls)
         blocked.append(seconds)
-        saving += during
+        saving += [seconds / stride for seconds in during]
         for name, step in (inside | others).items():
             theirs[name] += single_steps(step, each)
-        unwaited = bare.run(each)
+        unwaited = bare.run(calls) / stride
         seconds, wait = in_loop(run, each)
         looped.append(seconds)
         waits.append(wait)
@@ -129,22 +134,22 @@ def measure(
 
 
 class BareStep:
-    """The compiled training step and nothing else, on one batch that lies on the device."""
+    """Calls of the compiled training step and nothing else, on the first batches, which lie on the device."""
 
-    def __init__(self, run: Experiment, batch: Batch) -> None:
-        self._step, self._batch, self._seed = run.program.train_step, batch, np.uint32(run.config.seed)
+    def __init__(self, run: Experiment, feed: Feed) -> None:
+        self._step, self._feed, self._seed = run.program.train_step, feed, np.uint32(run.config.seed)
         self.state = run.program.init(self._seed)
 
     def __call__(self) -> None:
-        """Takes a step and waits for it."""
-        self.state, _ = jax.block_until_ready(self._step(self.state, self._batch, self._seed))
+        """Makes a call and waits for it."""
+        self.state, _ = jax.block_until_ready(self._step(self.state, self._feed, self._seed))
 
     def run(self, n: int) -> float:
-        """Seconds per step, over `n` steps that are waited for only at the end, as the loop waits."""
+        """Seconds per call, over `n` calls that are waited for only at the end, as the loop waits."""
         self()
         began = time.perf_counter()
         for _ in range(n):
-            self.state, _ = self._step(self.state, self._batch, self._seed)
+            self.state, _ = self._step(self.state, self._feed, self._seed)
         jax.block_until_ready(self.state)
         return (time.perf_counter() - began) / n
 
@@ -178,7 +183,8 @@ def single_steps(step: Callable[[], object], n: int) -> list[float]:
 
 def in_loop(run: Experiment, n: int) -> tuple[float, float]:
     """Seconds per step, and the share spent waiting for input, over `n` steps of the training loop itself."""
-    durations = dataclasses.replace(run.durations, total=n + 1)
+    total = n + run.program.stride  # the first call compiles, and does not count
+    durations = dataclasses.replace(run.durations, total=total, eval_every=total, checkpoint_every=total)
     short = dataclasses.replace(run, durations=durations, evaluations=())
     progress = Progress()
     with (
@@ -193,7 +199,7 @@ def in_loop(run: Experiment, n: int) -> tuple[float, float]:
 
 
 def saving_steps(run: Experiment, bare: BareStep, n: int) -> tuple[float, list[float]]:
-    """Seconds until a save lets the loop go on, and of each of up to `n` steps that begin while it is under way."""
+    """Seconds until a save lets the loop go on, and of each of up to `n` calls that begin while it is under way."""
     meta = record(run, Progress(), int(bare.state.step))
     with tempfile.TemporaryDirectory() as folder, closing(Checkpoints(Path(folder), keep=1)) as checkpoints:
         bare()

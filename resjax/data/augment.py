@@ -1,7 +1,7 @@
-"""Random views of training images, made on the host: pure functions of arrays and random draws.
+"""Random views of training images: what is drawn for a batch, and what the host makes of it.
 
 All draws are made for the whole batch, so row i of a batch depends only on the batch's generator and on image i: a
-process that reads only some rows makes the same ones.
+process that reads only some rows makes the same ones. `resident` makes the same views on the device.
 """
 
 from collections.abc import Sequence
@@ -19,34 +19,55 @@ AREA = (0.08, 1.0)
 RATIO = (3 / 4, 4 / 3)
 TRIES = 10
 
+Draws = dict[str, np.ndarray]
 
-def random_views(
-    images: Images, share: Share, augment: str, pad: int, preprocessing: Preprocessing, rng: np.random.Generator
-) -> np.ndarray:
+
+def draw(share: Share, augment: str, pad: int, rng: np.random.Generator) -> Draws:
+    """All that is random in the views of a batch, of the B rows of a share; what an augmentation lacks is left out.
+
+    Args:
+        share: which rows of the batch.
+        augment: one of AUGMENTATIONS.
+        pad: as in `views`.
+
+    Returns:
+        'box' float64 [B, TRIES, 4] in [0, 1), see `crop_box`; 'offset' int32 [B, 2] in 0 ... 2 pad, the upper left
+        corner of a crop of the padded image; 'mirror' bool [B], true with probability 1/2.
+    """
+    draws = {}
+    if augment == "resized_crop_flip":
+        draws["box"] = rng.random((share.batch_size, TRIES, 4))[share.rows]
+    if augment in ("crop", "crop_flip"):
+        offsets = rng.integers(0, 2 * pad + 1, size=(share.batch_size, 2))[share.rows]
+        draws["offset"] = offsets.astype(np.int32)
+    if augment in ("crop_flip", "resized_crop_flip"):
+        draws["mirror"] = rng.random(share.batch_size)[share.rows] < 0.5
+    return draws
+
+
+def views(images: Images, draws: Draws, pad: int, preprocessing: Preprocessing) -> np.ndarray:
     """Views for training: B uint8 images [H, W, C] -> float32 [B, H', W', C].
 
     Args:
-        share: which rows of the batch these images are.
-        augment: one of AUGMENTATIONS.
-        pad: zeros put on each side before a random crop, in pixels ('crop', 'crop_flip'). They come after
-            normalisation, so they stand for the mean image.
+        draws: what `draw` returned.
+        pad: zeros put on each side before a random crop, in pixels. They come after normalisation, so they stand
+            for the mean image.
     """
-    if augment == "resized_crop_flip":
-        views = random_resized_crop(images, share, preprocessing.size, preprocessing.interpolation, rng)
+    if "box" in draws:
+        whole = resized_crop(images, draws["box"], preprocessing.size, preprocessing.interpolation)
     else:
-        views = preprocessing.view(images)
-    result = preprocessing.normalize(views)
-    if augment in ("crop", "crop_flip"):
-        result = random_crop(result, share, pad, rng)
-    if augment in ("crop_flip", "resized_crop_flip"):
-        result = random_flip(result, share, rng)
+        whole = preprocessing.view(images)
+    result = preprocessing.normalize(whole)
+    if "offset" in draws:
+        result = crop(result, draws["offset"], pad)
+    if "mirror" in draws:
+        result = flip(result, draws["mirror"])
     return result
 
 
-def random_crop(images: np.ndarray, share: Share, pad: int, rng: np.random.Generator) -> np.ndarray:
-    """Puts `pad` zeros on each side of [B, H, W, C] and crops each image back to H x W at random."""
+def crop(images: np.ndarray, offsets: np.ndarray, pad: int) -> np.ndarray:
+    """Puts `pad` zeros on each side of [B, H, W, C] and crops each image back to H x W at its offset [B, 2]."""
     batch, height, width, channels = images.shape
-    offsets = rng.integers(0, 2 * pad + 1, size=(share.batch_size, 2))[share.rows]
     padded = np.zeros((batch, height + 2 * pad, width + 2 * pad, channels), images.dtype)
     padded[:, pad : pad + height, pad : pad + width] = images
     result = np.empty_like(images)
@@ -55,23 +76,19 @@ def random_crop(images: np.ndarray, share: Share, pad: int, rng: np.random.Gener
     return result
 
 
-def random_flip(images: np.ndarray, share: Share, rng: np.random.Generator) -> np.ndarray:
-    """Mirrors each image of [B, H, W, C] left to right with probability 1/2."""
-    mirror = rng.random(share.batch_size)[share.rows] < 0.5
+def flip(images: np.ndarray, mirror: np.ndarray) -> np.ndarray:
+    """Mirrors the images of [B, H, W, C] for which `mirror` [B] is true, left to right."""
     result = images.copy()
     result[mirror] = images[mirror, :, ::-1]
     return result
 
 
-def random_resized_crop(
-    images: Images, share: Share, size: int, interpolation: str, rng: np.random.Generator
-) -> np.ndarray:
-    """Inception crops: B uint8 images [H, W, C] of any sizes -> uint8 [B, size, size, C].
+def resized_crop(images: Images, draws: np.ndarray, size: int, interpolation: str) -> np.ndarray:
+    """Inception crops: B uint8 images [H, W, C] of any sizes, uniform draws [B, TRIES, 4] -> [B, size, size, C].
 
     Each crop has 8-100 % of the image's area and a log-uniform aspect ratio in 3/4-4/3.
     """
-    draws = rng.random((share.batch_size, TRIES, 4))[share.rows]
-    boxes = [crop_box(image.shape[:2], draw) for image, draw in zip(images, draws, strict=True)]
+    boxes = [crop_box(image.shape[:2], own) for image, own in zip(images, draws, strict=True)]
     return np.stack(
         [resize(image, box, (size, size), interpolation) for image, box in zip(images, boxes, strict=True)]
     )

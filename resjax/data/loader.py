@@ -1,20 +1,23 @@
 """Batches whose order and augmentation are pure functions of (seed, step).
 
-There is no iterator state to save: the position in the data is the step, whatever the number of workers.
+There is no iterator state to save: the position in the data is the step, whatever the number of workers. What is
+random is drawn first, and then applied: by the host here, or by the device, see `resident`.
 """
 
+import collections
+import itertools
 import os
 import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from resjax.data import sources, statistics, worker
-from resjax.data.augment import random_views
-from resjax.data.order import Order, Share
+from resjax.data import augment, sources, statistics, worker
+from resjax.data.order import Order, Share, generator
 from resjax.data.preprocess import Preprocessing
 from resjax.data.resolve import Resolved, resolve
 from resjax.errors import BadInput
@@ -28,11 +31,12 @@ class Dataset(Resolved):
 
     Attributes:
         preprocessing: what turns stored pixels into network input; to be saved with the weights.
+        workers: processes that prepare batches.
     """
 
     preprocessing: Preprocessing = field(repr=False)
     _records: dict[str, sources.Records] = field(repr=False)
-    _workers: int = field(repr=False)
+    workers: int = field(repr=False)
 
     def train(self, batch_size: int, seed: int, start_step: int = 0, rows: np.ndarray | None = None) -> "Batches":
         """Endless shuffled and augmented batches, the one for step `start_step` first.
@@ -52,11 +56,31 @@ class Dataset(Resolved):
         """
         import grain
 
+        draw = self._draw(batch_size, seed, rows)
+        read = _TrainBatch(draw, self._records["train"], self.pad, self.preprocessing)
+        steps = grain.MapDataset.range(sys.maxsize).map(read)
+        return Batches(steps[start_step:], self._threads(), self.workers)
+
+    def draws(self, batch_size: int, seed: int, start_step: int = 0, rows: np.ndarray | None = None) -> "Draws":
+        """What `train` draws for its batches, without the images: for a set that lies on the device.
+
+        Args:
+            batch_size, seed, start_step, rows: as in `train`.
+
+        Returns:
+            An iterator of {'index': int32 [B]} and what `augment.draw` returns.
+        """
+        return Draws(self._draw(batch_size, seed, rows), start_step)
+
+    def stored(self, split: str) -> sources.InMemory:
+        """The images of a split at their final size, and their labels; only of a set that is `ready`."""
+        records = self._records[split]
+        assert isinstance(records, sources.InMemory)
+        return records
+
+    def _draw(self, batch_size: int, seed: int, rows: np.ndarray | None) -> "_Draw":
         order, share = Order(self.train_size, batch_size, seed), Share.of(batch_size, rows)
-        read = _TrainBatch(order, share, self._records["train"], self.augment, self.pad, self.preprocessing)
-        # The generator of random_map depends on the seed and on the element, which here is the step, alone.
-        steps = grain.MapDataset.range(sys.maxsize).seed(seed).random_map(read)
-        return Batches(steps[start_step:], self._threads("train"), self._workers)
+        return _Draw(order, share, self.augment, self.pad)
 
     def evaluate(self, split: str, batch_size: int, rows: np.ndarray | None = None) -> "Batches":
         """Every image of 'train', 'validation' or 'test' once, in stored order and without augmentation.
@@ -79,16 +103,12 @@ class Dataset(Resolved):
         read = _EvaluationBatch(self._records[split], self.preprocessing, Share.of(batch_size, rows))
         steps = -(-len(self._records[split]) // batch_size)
         # Starting processes takes longer than one pass over a set in memory.
-        workers = 0 if self._ready(split) else self._workers
-        return Batches(grain.MapDataset.range(steps).map(read), self._threads(split), workers)
+        workers = 0 if self.ready else self.workers
+        return Batches(grain.MapDataset.range(steps).map(read), self._threads(), workers)
 
-    def _threads(self, split: str) -> int:
+    def _threads(self) -> int:
         """All cores, to decode photographs; for a set in memory more threads would only wait for Python's lock."""
-        return 2 if self._ready(split) else min(16, os.cpu_count() or 1)
-
-    def _ready(self, split: str) -> bool:
-        """True if images lie in memory at their final size."""
-        return isinstance(self._records[split], sources.InMemory) and not self.preprocessing.size
+        return 2 if self.ready else min(16, os.cpu_count() or 1)
 
 
 class Batches(Iterator[HostBatch]):
@@ -139,21 +159,54 @@ def _close_all(iterators: list[Any]) -> None:
         iterators.pop().close()
 
 
+class Draws(Iterator[HostBatch]):
+    """Draws ahead in a thread, while the device works; `close` ends it."""
+
+    AHEAD = 128  # batches, of some bytes an image
+
+    def __init__(self, draw: Callable[[int], HostBatch], start: int):
+        self._pool = ThreadPoolExecutor(1, "draws")
+        self._due: collections.deque[Future[HostBatch]] = collections.deque()
+        self._draw, self._steps = draw, itertools.count(start)
+
+    def __next__(self) -> HostBatch:
+        while len(self._due) < self.AHEAD:
+            self._due.append(self._pool.submit(self._draw, next(self._steps)))
+        return self._due.popleft().result()
+
+    def close(self) -> None:
+        """Stops the thread; calling it again does nothing."""
+        self._pool.shutdown(cancel_futures=True)
+
+
 @dataclass(frozen=True)
-class _TrainBatch:
-    """Step and its own generator -> a process's rows of the batch."""
+class _Draw:
+    """Step -> what is drawn for a process's rows of its batch."""
 
     order: Order
     share: Share
-    records: sources.Records
     augment: str
+    pad: int
+
+    def __call__(self, step: int) -> HostBatch:
+        index = self.order(step)[self.share.rows].astype(np.int32)
+        own = generator(self.order.seed, step)
+        return {"index": index} | augment.draw(self.share, self.augment, self.pad, own)
+
+
+@dataclass(frozen=True)
+class _TrainBatch:
+    """Step -> a process's rows of its batch."""
+
+    draw: _Draw
+    records: sources.Records
     pad: int
     preprocessing: Preprocessing
 
-    def __call__(self, step: int, rng: np.random.Generator) -> HostBatch:
-        images, labels = self.records.read(self.order(step)[self.share.rows])
-        views = random_views(images, self.share, self.augment, self.pad, self.preprocessing, rng)
-        return {"image": views, "label": labels}
+    def __call__(self, step: int) -> HostBatch:
+        draws = self.draw(step)
+        images, labels = self.records.read(draws.pop("index"))
+        return {"image": augment.views(images, draws, self.pad, self.preprocessing), "label": labels}
 
 
 @dataclass(frozen=True)
@@ -197,7 +250,7 @@ def open_dataset(*, preprocessing: Preprocessing | None = None, **data: Any) -> 
         **vars(resolved),
         preprocessing=preprocessing or _preprocessing(resolved, records["train"]),
         _records=records,
-        _workers=data["workers"],
+        workers=data["workers"],
     )
 
 

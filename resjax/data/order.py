@@ -1,4 +1,4 @@
-"""The order of training records, a pure function of (seed, step), and which of a batch a process reads."""
+"""The order of training records and the random numbers of a batch: pure functions of (seed, step)."""
 
 import functools
 from dataclasses import dataclass
@@ -51,3 +51,16 @@ class Order:
 @functools.lru_cache(maxsize=2)  # batches are read ahead, so two epochs can be in use at once
 def _permutation(size: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(size)
+
+
+def generator(seed: int, step: int) -> np.random.Generator:
+    """The random numbers of a batch: Philox (Salmon et al. 2011), with the step as its counter.
+
+    Those that Grain gives to element `step` of a data set; so it was in 0.1.0, and so its runs go on.
+    """
+    key = np.random.SeedSequence([seed, 1]).generate_state(1, np.uint32)[0]
+    bits = np.random.Philox(key)
+    state = bits.state
+    state["state"]["counter"] = np.array([0, 0, 0, step], np.uint64)
+    bits.state = state
+    return np.random.Generator(bits)

@@ -22,6 +22,8 @@ class Usual:
     normalize: str
 
 
+PLACEMENTS = ("auto", "host", "device")
+
 SMALL_PICTURES = Usual("crop_flip", 4, "pixel_mean")  # v1 section 4.2
 PHOTOGRAPHS = Usual("resized_crop_flip", None, "channel")  # of different sizes; v1 section 3.4 with Inception crops
 BY_NAME = {
@@ -71,6 +73,11 @@ class Resolved:
     in_memory: bool
 
     @property
+    def ready(self) -> bool:
+        """Whether the images lie in memory at their final size."""
+        return self.in_memory and not self.resized
+
+    @property
     def image_size(self) -> int:
         height, width, _ = self.image_shape
         return height if height == width else 0
@@ -100,6 +107,7 @@ def resolve(
     normalize: str | None,
     image_size: int,
     workers: int,
+    placement: str = "auto",
     preprocessing: Preprocessing | None = None,
 ) -> Resolved:
     """Looks a data set up and fills in what it knows; reads no images.
@@ -120,6 +128,7 @@ def resolve(
         image_size: side of the processed images in pixels; 0 means the set's own, or 224 if its images differ in
             size. Images of another size are resized to a short side of 256/224 of it and cropped at the centre.
         workers: processes that read and decode; 0 uses threads, the fastest for sets that fit in memory.
+        placement: one of PLACEMENTS; 'device' is refused here for a set that the device cannot be given.
         preprocessing: what the weights were trained with, if there are any.
 
     Raises:
@@ -141,7 +150,7 @@ def resolve(
         normalize = _kind(preprocessing)
     else:
         normalize = _normalization(name, augment, normalize, usual, resized, in_memory)
-    return Resolved(
+    resolved = Resolved(
         name=name,
         num_classes=source.num_classes,
         class_names=source.class_names,
@@ -152,9 +161,31 @@ def resolve(
         test_split=test_split,
         source=source,
         parts=parts,
-        resized=resized,
+        resized=resized or bool(preprocessing and preprocessing.size),
         in_memory=in_memory,
     )
+    if placement == "device":
+        _check_device(resolved, workers)
+    return resolved
+
+
+def _check_device(resolved: Resolved, workers: int) -> None:
+    """Raises BadInput if the set cannot lie in device memory."""
+    if workers:
+        raise BadInput(
+            f"data.workers={workers} beside data.placement='device', which has nothing for them to do: set one of "
+            "them, data.workers=0 or data.placement='host'"
+        )
+    if not resolved.ready:
+        why = (
+            "its images are resized on their way to the network"
+            if resolved.resized
+            else f"it takes more than {sources.MEMORY_LIMIT / 1e9:g} GB"
+        )
+        raise BadInput(
+            f"data.placement='device', but {resolved.name!r} is read from disk or resized as it is needed ({why}): "
+            "use data.placement='host'"
+        )
 
 
 def _check_values(

@@ -110,6 +110,10 @@ class InMemory:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def nbytes(self) -> int:
+        return self.images.nbytes + self.labels.nbytes
+
     def read(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return self.images[positions], self.labels[positions]
 

@@ -63,17 +63,16 @@ def means(sums: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def evaluate(
-    eval_step: Callable[[Any, Any, Batch], Metrics],
+    eval_step: Callable[[Any, Any, Any], Metrics],
     params: Any,
     batch_stats: Any,
-    batches: Iterable[dict[str, Any]],
-    place: Callable[[Any], Batch],
+    batches: Iterable[Any],
 ) -> dict[str, float]:
     """Means over `batches`, whose `mask` is 0 for padding: loss, accuracy, accuracy_top5.
 
-    `place` lays a host batch over the devices.
+    A call of `eval_step` may also take several batches, and return their sums as [n].
     """
-    sums = [eval_step(params, batch_stats, place(batch)) for batch in batches]
+    sums = [eval_step(params, batch_stats, batch) for batch in batches]
     return means(add(jax.device_get(sums)))
 
 
@@ -83,12 +82,12 @@ class Evaluation:
 
     Attributes:
       name: in the logs and the summary, such as `test`.
-      batches: opens what is evaluated.
+      batches: opens what is evaluated: what the program's `eval_step` takes, one after the other.
       every: how often, in steps.
     """
 
     name: str
-    batches: Callable[[], Iterable[dict[str, Any]]]
+    batches: Callable[[], Iterable[Any]]
     every: int
 
     def due(self, step: int, total: int) -> bool:

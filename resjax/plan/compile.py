@@ -41,15 +41,16 @@ def measure(config: ConfigDict) -> tuple[Load, Compiled]:
     began = time.monotonic()
     spec = network(config)
     built = program.build(config, spec, durations(config, TRAIN_SIZE))
-    size, where = spec.input_size, sharding.batch_sharding(built.mesh)
-    batch = {
+    size, where = spec.input_size, sharding.batch_sharding(built.mesh, axis=1)
+    batches = {
         "image": jax.ShapeDtypeStruct(
-            (config.batch_size, size, size, spec.input_channels), np.float32, sharding=where
+            (1, config.batch_size, size, size, spec.input_channels), np.float32, sharding=where
         ),
-        "label": jax.ShapeDtypeStruct((config.batch_size,), np.int32, sharding=where),
+        "label": jax.ShapeDtypeStruct((1, config.batch_size), np.int32, sharding=where),
     }
+    feed = program.Feed(batches, jax.ShapeDtypeStruct((), np.int32))
     seed = jax.ShapeDtypeStruct((), np.uint32)
-    step = built.train_step.lower(built.abstract, batch, seed).compile()  # type: ignore[attr-defined]
+    step = built.train_step.lower(built.abstract, feed, seed).compile()  # type: ignore[attr-defined]
     analysis, mesh = step.memory_analysis(), built.mesh
     load = Load(
         spec=spec,

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from resjax import files, machine
 from resjax.config import Durations, plain
-from resjax.data.loader import Dataset
+from resjax.data.loader import Batches, Dataset, Draws
 from resjax.evaluation.evaluate import Evaluation, evaluate
 from resjax.models import counts
 from resjax.models.spec import Spec
@@ -44,6 +44,11 @@ class Experiment:
     durations: Durations
     evaluations: tuple[Evaluation, ...]
     program: Program
+
+    def batches(self, start_step: int = 0) -> Batches | Draws:
+        """What training reads, from a step on: for `Program.take`, and to be closed."""
+        read = self.dataset.draws if self.program.data else self.dataset.train
+        return read(self.config.batch_size, self.config.seed, start_step, self.program.rows)
 
 
 def train(
@@ -93,15 +98,16 @@ def fit(
     config, durations, program = experiment.config, experiment.durations, experiment.program
     start = step = int(state.step)
     seed = np.uint32(config.seed)
-    pending = []  # metrics of steps not waited for yet
-    with closing(experiment.dataset.train(config.batch_size, config.seed, start, program.rows)) as batches:
+    pending = []  # metrics of calls not waited for yet, and how many steps each took
+    with closing(experiment.batches(start)) as batches:
         while step < durations.total:
-            with progress.clock.waiting(program.stride):
-                batch = program.place(next(batches))
-            state, metrics = program.train_step(state, batch, seed)
-            step += program.stride
-            pending.append(metrics)
-            if step == start + program.stride:
+            count = min(program.stride, durations.next_stop(step) - step)
+            with progress.clock.waiting(count):
+                feed = program.take(batches, count)
+            state, metrics = program.train_step(state, feed, seed)
+            step += count
+            pending.append((metrics, count))
+            if step == start + count:
                 jax.block_until_ready(metrics)
                 log.begin(step, f"compiled first step after {time.monotonic() - progress.began:.1f} s")
                 progress.clock.restart()
@@ -110,14 +116,14 @@ def fit(
             stopping = stop.at(step)  # asked once: a signal from here on counts at the next step
             due = [e for e in experiment.evaluations if e.due(step, durations.total)]
             saving = last or stopping or step % durations.checkpoint_every == 0
-            if due or saving or step % durations.log_every == 0:
-                log.write(step, "train", progress.absorb(step, pending) | speed(progress, config.batch_size))
+            if due or saving or step % durations.log_every < count:
+                for at, found in progress.absorb(step, pending, durations.log_every, all=bool(due or saving)):
+                    log.write(at, "train", found | speed(progress, config.batch_size))
                 pending = []
             if due:
                 progress.close_interval()
             for evaluation in due:
-                images = evaluation.batches()
-                found = evaluate(program.eval_step, state.params, state.batch_stats, images, program.place)
+                found = evaluate(program.eval_step, state.params, state.batch_stats, evaluation.batches())
                 check_finite(f"{evaluation.name} loss", found["loss"], step)
                 progress.latest[evaluation.name] = found
                 log.write(step, evaluation.name, found)

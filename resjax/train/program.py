@@ -1,23 +1,41 @@
 """A run's functions, jitted, and the layout of what they work on."""
 
 import dataclasses
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
 from resjax.checks import mesh_shape
 from resjax.config import Durations
+from resjax.data import resident
+from resjax.data.loader import HostBatch
+from resjax.data.resident import Resident
 from resjax.evaluation.evaluate import Batch, Metrics, make_eval_step
 from resjax.models.resnet import ResNet
 from resjax.models.spec import Spec
 from resjax.train import sharding
 from resjax.train.optim import learning_rate, optimizer
-from resjax.train.step import TrainState, init_state, make_train_step
+from resjax.train.step import TrainState, init_state, make_train_step, several
+
+
+class Feed(NamedTuple):
+    """What one call of `train_step` works on.
+
+    Attributes:
+      batches: k of them, each leaf [k, B, ...]: image and label, or what the host has drawn.
+      count: so many of them are trained on, int32; those after fill up.
+      data: the training split, where it lies on the devices.
+    """
+
+    batches: Any
+    count: Any
+    data: Resident | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,26 +46,49 @@ class Program:
       mesh: the devices.
       abstract: shapes, types and shardings of a state.
       init: seed -> the state that training starts from.
-      train_step: state, batch, seed -> the state `stride` steps on and their metrics [stride]; donates the old one.
-      eval_step: params, batch_stats, batch -> sums.
+      train_step: state, feed, seed -> the state `feed.count` steps on and their metrics [stride], of which those
+        after `feed.count` mean nothing; donates the old state.
+      eval_step: params, batch_stats, what `resjax.experiment` evaluates -> sums.
       rows: those of a batch that this process reads.
-      place: lays these rows over the devices of this process, as part of the global batch.
-      stride: optimizer steps that one call of `train_step` takes.
+      place: lays these rows of a host batch over the devices of this process, as part of the global batch.
+      stride: optimizer steps that one call of `train_step` takes at most.
+      data: the splits by name, where they lie on the devices; else None, and every batch comes from the host.
     """
 
     mesh: Mesh
     abstract: TrainState
     init: Callable[[np.uint32], TrainState]
-    train_step: Callable[[TrainState, Batch, np.uint32], tuple[TrainState, Metrics]]
-    eval_step: Callable[[Any, Any, Batch], Metrics]
+    train_step: Callable[[TrainState, Feed, np.uint32], tuple[TrainState, Metrics]]
+    eval_step: Callable[[Any, Any, Any], Metrics]
     rows: np.ndarray
-    place: Callable[[Any], Batch]
+    place: Callable[[HostBatch], Batch]
     stride: int = 1
+    data: dict[str, Resident] | None = None
+
+    def take(self, batches: Iterator[HostBatch], count: int | None = None) -> Feed:
+        """The next `count` of `Experiment.batches`, on the devices: as many as one call takes, or fewer."""
+        count = self.stride if count is None else count
+        taken = list(itertools.islice(batches, count))
+        taken += taken[-1:] * (self.stride - count)
+        stacked = {key: np.stack([batch[key] for batch in taken]) for key in taken[0]}
+        placed = sharding.place_rows(self.mesh, stacked, axis=1)
+        return Feed(placed, np.int32(count), self.data["train"] if self.data else None)
 
 
-def build(config: ConfigDict, spec: Spec, durations: Durations) -> Program:
-    """Shapes, then shardings by rule, then jit: every array is born where it belongs. Compiles nothing yet."""
-    mesh = sharding.make_mesh(*mesh_shape(config, jax.device_count()))
+def build(
+    config: ConfigDict,
+    spec: Spec,
+    durations: Durations,
+    data: dict[str, Resident] | None = None,
+    stride: int = 1,
+) -> Program:
+    """Shapes, then shardings by rule, then jit: every array is born where it belongs. Compiles nothing yet.
+
+    Args:
+      data: the splits on the devices of the mesh, if they lie there.
+      stride: as in `Program`.
+    """
+    mesh = make_mesh(config)
     rate = learning_rate(config, durations)
     model, tx = ResNet(spec), optimizer(config, rate)
     init = partial(init_state, spec, tx)
@@ -59,10 +100,28 @@ def build(config: ConfigDict, spec: Spec, durations: Durations) -> Program:
     )
     o = config.optimizer
     one_step = make_train_step(model, tx, rate, label_smoothing=o.label_smoothing, accumulate=o.accumulate)
+    one_eval = make_eval_step(model)
+    where = jax.tree.map(lambda x: x.sharding, data["train"]) if data else None
 
-    def train_step(state: TrainState, batch: Batch, seed: Any) -> tuple[TrainState, Metrics]:
-        state, metrics = one_step(state, batch, seed)
-        return state, jax.tree.map(lambda x: x[None], metrics)
+    def train_step(state: TrainState, feed: Feed, seed: Any) -> tuple[TrainState, Metrics]:
+        def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+            if feed.data:
+                batch = over(images, resident.training_batch(feed.data, batch, config.data.pad))
+            return one_step(state, batch, seed)
+
+        return several(step, state, feed.batches, feed.count)
+
+    def eval_step(params: Any, batch_stats: Any, batch: Batch) -> Metrics:
+        return one_eval(params, batch_stats, batch)
+
+    def eval_resident(params: Any, batch_stats: Any, part: tuple[Resident, jax.Array]) -> Metrics:
+        own, numbers = part  # one number of a batch, or several
+
+        def one(number: jax.Array) -> Metrics:
+            batch = resident.evaluation_batch(own, number, config.batch_size)
+            return one_eval(params, batch_stats, over(images, batch))
+
+        return jax.lax.map(one, numbers) if numbers.ndim else one(numbers)
 
     return Program(
         mesh=mesh,
@@ -75,13 +134,28 @@ def build(config: ConfigDict, spec: Spec, durations: Durations) -> Program:
             compiler_options={"xla_backend_optimization_level": 0},
         ),
         train_step=jax.jit(
-            train_step, in_shardings=(over_state, images, all_), out_shardings=(over_state, all_), donate_argnums=0
+            train_step,
+            in_shardings=(over_state, Feed(sharding.batch_sharding(mesh, axis=1), all_, where), all_),
+            out_shardings=(over_state, all_),
+            donate_argnums=0,
         ),
         eval_step=jax.jit(
-            make_eval_step(model),
-            in_shardings=(over_state.params, over_state.batch_stats, images),
+            eval_resident if data else eval_step,
+            in_shardings=(over_state.params, over_state.batch_stats, (where, all_) if data else images),
             out_shardings=all_,
         ),
         rows=sharding.local_rows(images, config.batch_size),
-        place=partial(sharding.place_rows, images),
+        place=partial(sharding.place_rows, mesh),
+        stride=stride,
+        data=data,
     )
+
+
+def make_mesh(config: ConfigDict) -> Mesh:
+    """The mesh of a config, over the devices that there are."""
+    return sharding.make_mesh(*mesh_shape(config, jax.device_count()))
+
+
+def over(where: NamedSharding, batch: Batch) -> Batch:
+    """The same batch, made where it belongs."""
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, where), batch)

@@ -72,6 +72,7 @@ class Progress:
       interval: sums over the training images since the last evaluation.
       latest: the latest means, by name: `train` (over an interval) and every evaluation.
       clock: training steps and their seconds, of all processes that the run has had.
+      unlogged: metrics [n] of the latest steps, not logged yet; None at every step that is saved.
       earlier: seconds of the processes before this one.
       began: `time.monotonic()` when this process started.
     """
@@ -81,6 +82,7 @@ class Progress:
     clock: Clock = dataclasses.field(default_factory=Clock)
     earlier: float = 0.0
     began: float = dataclasses.field(default_factory=time.monotonic)
+    unlogged: Metrics | None = None
 
     @classmethod
     def from_json(cls, saved: Mapping[str, Any], began: float) -> "Progress":
@@ -103,28 +105,58 @@ class Progress:
         """Wall time of the run, start-up and compilation included, in all its processes."""
         return self.earlier + time.monotonic() - self.began
 
-    def absorb(self, step: int, pending: list[Metrics]) -> dict[str, float]:
-        """Takes in the metrics of the latest steps up to `step`, and returns what to log of them.
+    def absorb(
+        self, step: int, pending: list[tuple[Metrics, int]], every: int, all: bool = True
+    ) -> list[tuple[int, dict[str, float]]]:
+        """Takes in the metrics of the latest calls, and returns what to log of them, by step. Waits for the device.
 
-        Waits for the device. Losses and accuracies are means over the images of these steps, `gradient_norm` is the
-        mean over the steps, `learning_rate` and `weight_norm` are the last.
+        A line is of the steps since the one before. Losses and accuracies are means over the images of these steps,
+        `gradient_norm` is the mean over the steps, `learning_rate` and `weight_norm` are the last.
+
+        Args:
+          step: the last of the latest call.
+          pending: metrics [k] and how many of these k steps were taken.
+          every: there is a line at every multiple of it.
+          all: and one at `step`; else what comes after the last line waits for the next.
 
         Raises:
           NonFinite: naming the first step whose loss, or weights after it, are infinite or NaN.
         """
-        found = jax.tree.map(lambda *parts: np.concatenate(parts), *jax.device_get(pending))  # [n]
+        calls = jax.device_get(pending)
         self.clock.tick()
+        found = _joined([_cut(metrics, 0, n) for metrics, n in calls])  # [n]
         for i, at in enumerate(range(step - len(found["loss"]) + 1, step + 1)):
             check_finite("training loss", found["loss"][i], at)
             # After a finite loss the weights can still overflow, and such a state must not be saved.
             check_finite("norm of the weights", found["weight_norm"][i], at)
         self.interval = add([self.interval, found["sums"]])
-        return means(add([found["sums"]])) | {
-            "learning_rate": float(found["learning_rate"][-1]),
-            "gradient_norm": float(found["gradient_norm"].mean()),
-            "weight_norm": float(found["weight_norm"][-1]),
-        }
+
+        rest = _joined([self.unlogged, found]) if self.unlogged else found
+        lines, at = [], step - len(rest["loss"])  # the step of the latest line
+        while (n := min(step, at - at % every + every) - at) and (all or (at + n) % every == 0):
+            lines.append((at + n, _line(_cut(rest, 0, n))))
+            rest, at = _cut(rest, n), at + n
+        self.unlogged = rest if at < step else None
+        return lines
 
     def close_interval(self) -> None:
         """Makes the means over the interval the latest of training, and begins a new interval."""
         self.latest["train"], self.interval = means(self.interval), {}
+
+
+def _joined(parts: list[Metrics]) -> Metrics:
+    """Metrics [n], one after the other."""
+    return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
+
+
+def _cut(found: Metrics, start: int, stop: int | None = None) -> Metrics:
+    return jax.tree.map(lambda x: x[start:stop], found)
+
+
+def _line(found: Metrics) -> dict[str, float]:
+    """What to log of some steps: metrics [n] -> numbers."""
+    return means(add([found["sums"]])) | {
+        "learning_rate": float(found["learning_rate"][-1]),
+        "gradient_norm": float(found["gradient_norm"].mean()),
+        "weight_norm": float(found["weight_norm"][-1]),
+    }

@@ -38,9 +38,9 @@ def make_mesh(data: int, fsdp: int) -> Mesh:
     return Mesh(grid, AXES, axis_types=types)
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Images over all devices, along axis 0."""
-    return NamedSharding(mesh, PartitionSpec(AXES))
+def batch_sharding(mesh: Mesh, axis: int = 0) -> NamedSharding:
+    """Images over all devices, along `axis`."""
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, AXES))
 
 
 def local_rows(sharding: NamedSharding, batch_size: int) -> np.ndarray:
@@ -50,19 +50,21 @@ def local_rows(sharding: NamedSharding, batch_size: int) -> np.ndarray:
     return np.concatenate([np.arange(start, stop) for start, stop in sorted(parts)])
 
 
-def place_rows(sharding: NamedSharding, batch: Any) -> Any:
-    """Lays a batch over the devices of all processes; each gives its `local_rows` of every array."""
+def place_rows(mesh: Mesh, batch: Any, axis: int = 0) -> Any:
+    """Lays a batch over the devices of all processes, along `axis`; each gives its `local_rows` of every array."""
+    sharding = batch_sharding(mesh, axis)
     if jax.process_count() == 1:
         return jax.device_put(batch, sharding)
 
     def one(x: np.ndarray) -> jax.Array:
-        shape = (len(x) * jax.process_count(), *x.shape[1:])
-        rows = local_rows(sharding, shape[0])
+        size = x.shape[axis] * jax.process_count()
+        shape = (*x.shape[:axis], size, *x.shape[axis + 1 :])
+        rows = local_rows(batch_sharding(mesh), size)
 
         def part(index: Any) -> np.ndarray:
-            start, stop, _ = index[0].indices(shape[0])
+            start, stop, _ = index[axis].indices(size)
             at = np.searchsorted(rows, start)
-            return x[at : at + stop - start]
+            return x[:, at : at + stop - start] if axis else x[at : at + stop - start]
 
         return jax.make_array_from_callback(shape, sharding, part)
 

@@ -98,3 +98,27 @@ def make_train_step(
         return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
 
     return train_step
+
+
+def several(
+    step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
+    state: TrainState,
+    batches: Batch,
+    count: jax.Array,
+) -> tuple[TrainState, Metrics]:
+    """Takes `count` steps, on the first so many of `batches` [k, N, ...], in one program for every count up to k.
+
+    Returns:
+      The state after them, and the metrics of k steps [k]. Those after `count` are computed and change nothing.
+    """
+    k = len(jax.tree.leaves(batches)[0])
+    if k == 1:  # without a loop, in which XLA's convolutions on a CPU are slow
+        state, metrics = step(state, jax.tree.map(lambda x: x[0], batches))
+        return state, jax.tree.map(lambda x: x[None], metrics)
+
+    def one(state: TrainState, part: tuple[jax.Array, Batch]) -> tuple[TrainState, Metrics]:
+        index, batch = part
+        after, metrics = step(state, batch)
+        return jax.tree.map(lambda new, old: jnp.where(index < count, new, old), after, state), metrics
+
+    return jax.lax.scan(one, state, (jnp.arange(k), batches))

@@ -8,11 +8,12 @@ from resjax.data.augment import (
     AREA,
     RATIO,
     TRIES,
+    crop,
     crop_box,
-    random_crop,
-    random_flip,
-    random_resized_crop,
-    random_views,
+    draw,
+    flip,
+    resized_crop,
+    views,
 )
 from resjax.data.order import Share
 from resjax.data.preprocess import Preprocessing
@@ -38,6 +39,22 @@ def test_crop_equals_a_loop_over_pixels():
                     expected[i, row, column] = x[i, y, z]
     np.testing.assert_array_equal(random_crop(x, Share.of(len(x)), pad, rng()), expected)
     assert {tuple(o) for o in offsets.tolist()} & {(0, 0), (4, 4), (0, 4), (4, 0)}  # the outermost crops occur
+
+
+def random_crop(x, share, pad, generator):
+    return crop(x, draw(share, "crop", pad, generator)["offset"], pad)
+
+
+def random_flip(x, share, generator):
+    return flip(x, draw(share, "crop_flip", 0, generator)["mirror"])
+
+
+def random_resized_crop(x, share, size, interpolation, generator):
+    return resized_crop(x, draw(share, "resized_crop_flip", 0, generator)["box"], size, interpolation)
+
+
+def random_views(x, share, augment, pad, preprocessing, generator):
+    return views(x, draw(share, augment, pad, generator), pad, preprocessing)
 
 
 def pinned(statistic, expected, deviation, draws):
@@ -69,8 +86,8 @@ def test_every_crop_is_as_likely_as_any_other(pad):
         for x in range(2 * pad + 1):
             windows.setdefault(padded[y : y + side, x : x + side].tobytes(), []).append((y, x))
     for _ in range(4):
-        for crop in random_crop(np.repeat(where, batch, axis=0), Share.of(batch), pad, generator):
-            offsets = windows[crop[..., 0].tobytes()]  # of all-zero crops there are several
+        for view in random_crop(np.repeat(where, batch, axis=0), Share.of(batch), pad, generator):
+            offsets = windows[view[..., 0].tobytes()]  # of all-zero crops there are several
             for y, x in offsets:
                 seen[y, x] += 1 / len(offsets)
     assert seen.shape == (2 * pad + 1, 2 * pad + 1)

@@ -74,9 +74,9 @@ def losses(steps, *changes):
     """The losses of the first steps in this process."""
     run = experiment.open(load([*FLAGS, *changes]))
     state, found, seed = run.program.init(np.uint32(0)), [], np.uint32(0)
-    with contextlib.closing(run.dataset.train(64, 0)) as batches:
+    with contextlib.closing(run.batches()) as batches:
         for _ in range(steps):
-            state, metrics = run.program.train_step(state, run.program.place(next(batches)), seed)
+            state, metrics = run.program.train_step(state, run.program.take(batches), seed)
             found.append(float(metrics["loss"][0]))
     return found
 

@@ -53,7 +53,17 @@ def fit(time, monkeypatch, tmp_path):
     `found` gives the means of an evaluation, by its name and the step; `losses` the training losses by step.
     """
 
-    def run(total=8, every=4, saving=2, logging=1, names=("validation", "test"), found=None, losses=None, start=0):
+    def run(
+        total=8,
+        every=4,
+        saving=2,
+        logging=1,
+        names=("validation", "test"),
+        found=None,
+        losses=None,
+        start=0,
+        stride=1,
+    ):
         class Batches:
             def __next__(self):
                 time.now += WAIT
@@ -62,16 +72,24 @@ def fit(time, monkeypatch, tmp_path):
             def close(self):
                 pass
 
-        def train_step(state, batch, seed):
-            step = state.step + 1
-            time.now += STEP + COMPILATION * (step == start + 1)
+        def one(step):
             loss = (losses or {}).get(step, 1.0)
             sums = {"loss": loss * BATCH, "correct": 5.0, "correct5": 9.0, "count": float(BATCH)}
             norms = {"learning_rate": 0.1 * step, "gradient_norm": 2.0, "weight_norm": float(step)}
-            one = jax.tree.map(lambda x: np.array([x]), {"loss": loss, "sums": sums, **norms})
-            return SimpleNamespace(step=step, params=None, batch_stats=None), one
+            return {"loss": loss, "sums": sums, **norms}
 
-        def evaluate(eval_step, params, batch_stats, batches, place):
+        def train_step(state, feed, seed):
+            time.now += COMPILATION * (state.step == start) + STEP * feed
+            steps = [one(state.step + 1 + i) for i in range(stride)]
+            metrics = jax.tree.map(lambda *xs: np.array(xs), *steps)
+            return SimpleNamespace(step=state.step + feed, params=None, batch_stats=None), metrics
+
+        def take(batches, count):
+            for _ in range(count):
+                next(batches)
+            return count
+
+        def evaluate(eval_step, params, batch_stats, batches):
             time.now += EVALUATION
             name, step = batches, records[-1][0]
             means = {"loss": 1.0, "accuracy": 0.5, "accuracy_top5": 0.9}
@@ -90,7 +108,7 @@ def fit(time, monkeypatch, tmp_path):
             durations=durations,
             evaluations=tuple(Evaluation(name, lambda name=name: name, every) for name in names),
             program=SimpleNamespace(
-                train_step=train_step, eval_step=None, rows=None, place=lambda batch: batch, stride=1
+                train_step=train_step, eval_step=None, rows=None, take=take, stride=stride, data=None
             ),
         )
         monkeypatch.setattr(loop, "record", lambda experiment, progress, step: progress.json())

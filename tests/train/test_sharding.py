@@ -8,7 +8,6 @@ from jax.sharding import PartitionSpec
 from resjax import experiment
 from resjax.checks import mesh_shape
 from resjax.cli import load
-from resjax.data.loader import open_dataset
 from resjax.errors import BadInput
 from resjax.train import sharding
 
@@ -26,18 +25,18 @@ ONE, EIGHT, FSDP = ("mesh.data=1",), ("mesh.data=8",), ("mesh.data=2", "mesh.fsd
 
 
 def program(*changes):
-    config = load([*BASE, *(f"--config.{change}" for change in changes)])
+    config = load([*BASE, "--config.data.placement=host", *(f"--config.{change}" for change in changes)])
     run = experiment.open(config)
-    return run.program, run.config
+    return run.program, run
 
 
 def losses(steps, *changes):
     """The losses of the first steps on the digits."""
-    own, config = program(*changes)
+    own, run = program(*changes)
     state, found = own.init(SEED), []
-    batches = open_dataset(**config.data).train(config.batch_size, seed=0)
+    batches = run.batches()
     for _ in range(steps):
-        state, metrics = own.train_step(state, own.place(next(batches)), SEED)
+        state, metrics = own.train_step(state, own.take(batches), SEED)
         found.append(float(metrics["loss"][0]))
     batches.close()
     return np.array(found), state
@@ -89,7 +88,7 @@ def test_slices_are_crossed_by_the_data_axis_alone(monkeypatch):
 def test_state_is_born_sharded_and_stays_so():
     own, _ = program(*FSDP)
     state = own.init(SEED)
-    after, _ = own.train_step(own.init(SEED), own.place(BLANK), SEED)
+    after, _ = own.train_step(own.init(SEED), own.take(iter([BLANK])), SEED)
     for tree in (state, after):
         assert jax.tree.map(lambda x: x.sharding, tree) == jax.tree.map(lambda a: a.sharding, own.abstract)
         for part in (tree.params, tree.opt_state):
@@ -117,7 +116,7 @@ def test_momentum_is_split_as_its_parameter():
 def test_state_is_donated():
     own, _ = program(*ONE)
     state = own.init(SEED)
-    own.train_step(state, own.place(BLANK), SEED)
+    own.train_step(state, own.take(iter([BLANK])), SEED)
     leaves = jax.tree.leaves((state.params, state.opt_state, state.batch_stats))
     assert all(leaf.is_deleted() for leaf in leaves)
 

@@ -216,13 +216,11 @@ def test_evaluation_counts_every_image_once(batch_size):
         parts = list(dataset.evaluate("test", 360))
         logits = ResNet(spec).apply({"params": state.params}, parts[0]["image"])
         right = np.asarray(logits).argmax(1) == parts[0]["label"]
-        means = evaluate(eval_step, state.params, state.batch_stats, dataset.evaluate("test", 1), jax.device_put)
+        means = evaluate(eval_step, state.params, state.batch_stats, dataset.evaluate("test", 1))
         assert means["accuracy"] == right.mean()
-    means = evaluate(
-        eval_step, state.params, state.batch_stats, dataset.evaluate("test", batch_size), jax.device_put
-    )
+    means = evaluate(eval_step, state.params, state.batch_stats, dataset.evaluate("test", batch_size))
     assert sum(count) in (360, 720)
-    reference = evaluate(step, state.params, state.batch_stats, dataset.evaluate("test", 360), jax.device_put)
+    reference = evaluate(step, state.params, state.batch_stats, dataset.evaluate("test", 360))
     assert means["accuracy"] == reference["accuracy"]
     assert means["loss"] == pytest.approx(reference["loss"], rel=1e-6)
 
