@@ -213,7 +213,7 @@ TYPES: dict[type, tuple[Callable[[str], Any], str]] = {
 
 
 # Flags of every command that are paths, or a folder's name; commas separate those of a list.
-PATHS = ("workdir", "out", "config", "sweep", "data_dir", "benchmark", "add")
+PATHS = ("workdir", "out", "config", "sweep", "data_dir", "benchmark", "add", "profile")
 # What absl takes although no command has it: flags from a file, and flags that it is to ignore.
 ABSL = ("flagfile", "undefok")
 LONGEST_FLAG = 100  # characters of a flag's name

@@ -19,7 +19,8 @@ COMMANDS = {
     "main": "--config=FILE --config.FIELD=VALUE --workdir= --mode=train|eval --step= --devices=N "
     "--coordinator= --num_processes=N --process_id=N --initialization_timeout=N",
     "describe": "--config=FILE --config.FIELD=VALUE --json",
-    "benchmark.__main__": "--config=FILE --config.FIELD=VALUE --steps=N --out= --cold --[no]pytorch --[no]flax",
+    "benchmark.__main__": "--config=FILE --config.FIELD=VALUE --steps=N --out= --cold --[no]pytorch --[no]flax "
+    "--suite= --limit=X --tiny --point= --profile=",
     "sweep.__main__": "--sweep= --workdir= --jobs=N --launcher=local|slurm --sbatch= --dry_run",
     "papers.__main__": "--data= --data_dir= --rows=A,B,... --seeds=N --budget=X --workdir= --jobs=N "
     "--launcher=local|slurm --sbatch= --dry_run",

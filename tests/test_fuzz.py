@@ -188,7 +188,7 @@ CONFIG = SOUND | SOUND | NETWORKS | TEXTS
 FLAGS = {
     "main": ("workdir", "mode", "step", "devices"),
     "describe": ("json",),
-    "benchmark": ("steps", "out", "cold", "pytorch", "nopytorch", "flax"),
+    "benchmark": ("steps", "out", "cold", "pytorch", "flax", "suite", "limit", "tiny", "point", "profile"),
     "sweep": ("sweep", "workdir", "jobs", "launcher", "sbatch", "dry_run"),
     "papers": ("data", "data_dir", "rows", "seeds", "budget", "workdir", "jobs", "launcher", "sbatch", "dry_run"),
     "analysis": ("workdir", "out", "step", "images", "draws"),
@@ -229,6 +229,8 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "folder"))
     monkeypatch.setattr("resjax.experiment.open", begin)
     monkeypatch.setattr(benchmark, "measure", begin)
+    monkeypatch.setattr(benchmark.point, "measure", lambda kind, config, *_: begin(config))
+    monkeypatch.setattr(benchmark, "profile", begin)
     monkeypatch.setattr(cli, "use_compilation_cache", lambda: None)
     monkeypatch.setattr("jax.config.update", lambda *_: None)  # devices are made once in a process
     return tmp_path

@@ -85,11 +85,12 @@ def measure(
         saving += [seconds / stride for seconds in during]
         for name, step in (inside | others).items():
             theirs[name] += single_steps(step, each)
-        unwaited = bare.run(calls) / stride
+        bare()
+        together = unwaited(bare.advance, bare.wait, calls) / stride
         seconds, wait = in_loop(run, each)
         looped.append(seconds)
         waits.append(wait)
-        overheads.append(seconds / unwaited - 1)
+        overheads.append(seconds / together - 1)
 
     step_seconds, total = statistics.median(own), counts.total(spec)
     result: dict[str, Any] = {
@@ -142,16 +143,25 @@ class BareStep:
 
     def __call__(self) -> None:
         """Makes a call and waits for it."""
-        self.state, _ = jax.block_until_ready(self._step(self.state, self._feed, self._seed))
+        self.advance()
+        self.wait()
 
-    def run(self, n: int) -> float:
-        """Seconds per call, over `n` calls that are waited for only at the end, as the loop waits."""
-        self()
-        began = time.perf_counter()
-        for _ in range(n):
-            self.state, _ = self._step(self.state, self._feed, self._seed)
+    def advance(self) -> None:
+        """Makes a call, which may still be under way."""
+        self.state, _ = self._step(self.state, self._feed, self._seed)
+
+    def wait(self) -> None:
+        """Waits for all that is under way."""
         jax.block_until_ready(self.state)
-        return (time.perf_counter() - began) / n
+
+
+def unwaited(advance: Callable[[], object], wait: Callable[[], object], n: int) -> float:
+    """Seconds per call, over `n` calls that are waited for only at the end, as the loop waits."""
+    began = time.perf_counter()
+    for _ in range(n):
+        advance()
+    wait()
+    return (time.perf_counter() - began) / n
 
 
 def twins_of(run: Experiment, batch: Batch, names: Collection[str], notes: list[str]) -> dict[str, twins.Step]:

@@ -57,7 +57,7 @@ def test_ratios_are_above_1_where_resjax_is_ahead(monkeypatch):
     """On known times: a bare step takes 2 s, during a save 2.5 s, in the loop 3 s, PyTorch 8 s, stock Flax 5 s."""
     monkeypatch.setattr(measure, "single_steps", lambda step, n: [step()] * n)
     monkeypatch.setattr(measure.BareStep, "__call__", lambda self: 2.0)
-    monkeypatch.setattr(measure.BareStep, "run", lambda self, n: 2.0)
+    monkeypatch.setattr(measure, "unwaited", lambda *_: 2.0)
     monkeypatch.setattr(measure, "parts", lambda *_: {"forward": lambda: 0.5, "gradient": lambda: 1.5})
     monkeypatch.setattr(measure, "in_loop", lambda run, n: (3.0, 0.25))
     monkeypatch.setattr(measure, "saving_steps", lambda run, bare, n: (0.5, [2.5]))
