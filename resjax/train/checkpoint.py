@@ -15,7 +15,7 @@ import hashlib
 import importlib.metadata
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from functools import partial
@@ -30,7 +30,7 @@ import orbax.checkpoint as ocp
 import resjax
 from resjax.errors import BAD_INPUT, BadInput, NotSaved
 from resjax.models import scan
-from resjax.train import damage, digest, orbax, sharding
+from resjax.train import arrays, damage, digest, orbax, sharding
 from resjax.train.peers import Alone, Peers
 from resjax.train.step import TrainState
 
@@ -66,12 +66,15 @@ class Checkpoints:
             self._scores = {step: self._score(step) for step in self.steps()}
             self._digests: dict[int, Future[str]] = {}
             self._background = ThreadPoolExecutor(1, "save", initializer=orbax.give_way)
+            self._pace = orbax.Pace()  # of the latest save
+            # Directories that are made in the background are waited for in seven threads more.
+            alone = ocp.options.AsyncOptions(create_directories_asynchronously=False)
+            together = ocp.options.AsyncOptions(barrier_sync_fn=self._barrier)
             options = ocp.CheckpointManagerOptions(
                 preservation_policy=orbax.LatestAndBest(keep, self._scores),
                 lightweight_initialize=True,
+                async_options=together if self._job.count > 1 else alone,
             )
-            if self._job.count > 1:
-                options.async_options = ocp.options.AsyncOptions(barrier_sync_fn=self._barrier)
             with self._saving():
                 self._manager = ocp.CheckpointManager(self._directory, options=options)
 
@@ -118,6 +121,7 @@ class Checkpoints:
           NotSaved: if this or an earlier save failed, naming the folder.
         """
         step = int(state.step)
+        self._pace.hurry()
         if step in self.steps():
             if step not in self._digests:
                 self._digests[step] = Future()
@@ -129,14 +133,18 @@ class Checkpoints:
         with self._saving():
             self._manager.wait_until_finished()  # so that only one copy is held
             orbax.check_writable(self._directory)
+            self._pace = orbax.Pace()
             copy, complete = digest.leaves(state), Future[dict[str, Any]]()
             self._scores[step] = score
-            items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=orbax.MetaSave(complete))
+            shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+            items = ocp.args.Composite(
+                state=arrays.StateSave(shapes, self._pace.over(copy)), meta=orbax.MetaSave(complete)
+            )
             try:
                 self._background.submit(self._manager.save, step, args=items, force=True).result()
             finally:
                 # After what the caller waits for; and after an error, too, for Orbax may have begun to wait for it.
-                hashing = partial(_with_digests, beside, copy, self._together)
+                hashing = partial(_with_digests, beside, self._pace.over(copy), self._together)
                 self._digests[step] = self._background.submit(_complete, complete, hashing)
         return self._digests[step]
 
@@ -388,6 +396,7 @@ class Checkpoints:
         """
         if self._manager is None:
             return
+        self._pace.hurry()
         manager, self._manager = self._manager, None
         with self._saving():
             try:
@@ -435,7 +444,7 @@ class _AnotherStructure(Exception):
 
 
 def _with_digests(
-    meta: dict[str, Any], leaves: list[digest.Leaf], together: Callable[[digest.Sums], digest.Sums]
+    meta: dict[str, Any], leaves: Iterable[digest.Leaf], together: Callable[[digest.Sums], digest.Sums]
 ) -> dict[str, Any]:
     """`meta` with the digests of the whole state and of its weights, from one pass over it, and its checksum."""
     sums = together(digest.sums(leaves))

@@ -71,7 +71,7 @@ def _is_of_the_system(error: BaseException) -> bool:
 
 def _words(text: str) -> str:
     """The last, most specific part of TensorStore's first sentence; pages follow it."""
-    sentence = (text.splitlines() or [""])[0].partition(" [")[0]
+    sentence = re.split(r" \[\w+=", (text.splitlines() or [""])[0])[0]  # what follows are details, [name='value']
     return sentence.rpartition(": ")[2][:160]
 
 

@@ -496,6 +496,7 @@ def test_the_state_is_hashed_once_while_training_goes_on(tmp_path, monkeypatch):
     go_on, hashed, real = threading.Event(), [], digest.sums
 
     def slow(leaves):
+        leaves = list(leaves)
         hashed.append(len(leaves))
         assert go_on.wait(60)
         return real(leaves)
