@@ -179,9 +179,10 @@ def check_memory(config: ConfigDict, image_shape: tuple[int, int, int], processe
     """
     room = machine.memory()
     params = counts.total(network(config)).params
-    batch = 4 * config.batch_size * math.prod(image_shape)
+    batch = 4 * config.batch_size * math.prod(image_shape) * max(1, config.steps_per_call)
+    several = f", steps_per_call={config.steps_per_call}" if config.steps_per_call > 1 else ""
     for what, size, fix in (
-        (f"batch_size={config.batch_size}: a batch", batch, "batch or images"),
+        (f"batch_size={config.batch_size}{several}: a batch", batch, "batch or images"),
         (f"model: {params:,} parameters", 8 * params, "network"),
     ):
         if size // processes > room:

@@ -112,7 +112,7 @@ def train_run(workdir: Path, config: ConfigDict, argv: list[str], job: Peers | A
         if job.index == 0 and not holds_something(workdir / CURVES):
             draw(run, workdir)
         return report(workdir, finished)
-    job.gather("checked", None)
+    check_placement(run, job)
     try:
         with ExitStack() as held:
             if job.index == 0:
@@ -170,6 +170,12 @@ def check_workdir(workdir: Path, config: ConfigDict) -> ConfigDict:
     return config
 
 
+def check_placement(run: Experiment, job: Peers | Alone) -> None:
+    """Raises BadInput unless the data lie in one way in all processes, whose devices may differ."""
+    if len(set(job.gather("placement", placement.name(run.program.data)))) > 1:
+        raise BadInput("data.placement=auto: the set fits on the devices of some processes alone: use host")
+
+
 def check_shared(workdir: Path) -> None:
     """Raises BadInput unless this process sees what the first one wrote, which a network may delay a little."""
     for _ in range(20):
@@ -224,6 +230,7 @@ def evaluate_run(
                 raise BadInput(f"workdir={workdir} holds another network: {line}. Leave --config out")
             say(f"the run's own value is taken: {line}")
     run, state = experiment.load(workdir, which, asked, job)
+    check_placement(run, job)
     step = int(state.step)
     say(f"evaluating step {step} of {workdir} on {run.config.data.name}, preprocessed as in training")
     result: dict[str, Any] = {"step": step}
@@ -238,6 +245,8 @@ def announce(run: Experiment, workdir: Path) -> None:
     config, spec, dataset, durations = run.config, run.spec, run.dataset, run.durations
     cost, device, mesh = counts.total(spec), jax.devices()[0], run.program.mesh.shape
     scan = ", scanned" if spec.scan else ""
+    where = {"host": "", "whole": ", whole on every device", "split": ", split over the devices"}
+    where["whole"] *= device.platform != "cpu" or jax.device_count() > 1  # a CPU's memory is the host's
     calls = f", up to {run.program.stride} a call" if run.program.stride > 1 else ""
     processes = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
     say(
@@ -248,7 +257,7 @@ def announce(run: Experiment, workdir: Path) -> None:
         f"{cost.macs / 1e6:,.1f} M multiply-adds per image, {spec.dtype}{scan}\n"
         f"data      {config.data.name}: {dataset.train_size:,} training, {dataset.validation_size:,} validation, "
         f"{dataset.test_size:,} test images of {' x '.join(map(str, dataset.image_shape))} "
-        f"in {dataset.num_classes} classes{placement.where(run.program.data)}\n"
+        f"in {dataset.num_classes} classes{where[placement.name(run.program.data)]}\n"
         f"          augment={dataset.augment} pad={dataset.pad} normalize={dataset.normalize}\n"
         f"training  {durations.total:,} steps of {config.batch_size} images, "
         f"{durations.total / durations.per_epoch:.1f} epochs{calls}\n"

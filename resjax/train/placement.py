@@ -34,8 +34,8 @@ def lay(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> dict[str, Resident]
     size, room = sum(dataset.stored(split).nbytes for split in dataset.parts), device_room(mesh)
     if size > room * mesh.size:
         why = (
-            f"data.placement={placement}: images and labels take {size / 1e9:.2g} GB, and of the memory of "
-            f"{mesh.size} devices {room * mesh.size / 1e9:.2g} GB are for data"
+            f"data.placement={placement}: images and labels take {size / 1e6:,.2f} MB, and of the memory of "
+            f"{mesh.size} devices {room * mesh.size / 1e6:,.2f} MB are for data"
         )
         if placement == "device":
             raise BadInput(f"{why}: use data.placement=host")
@@ -52,12 +52,11 @@ def lay(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> dict[str, Resident]
     }
 
 
-def where(data: dict[str, Resident] | None) -> str:
-    """In a few words; nothing of batches from the host, nor of a set in the memory that a CPU shares with it."""
-    if data is None or (jax.default_backend() == "cpu" and jax.device_count() == 1):
-        return ""
-    split = not data["train"].images.sharding.is_fully_replicated
-    return ", split over the devices' memory" if split else ", whole in every device's memory"
+def name(data: dict[str, Resident] | None) -> str:
+    """Where the data lie: on the `host`, `whole` on every device, or `split` over them."""
+    if data is None:
+        return "host"
+    return "whole" if data["train"].images.sharding.is_fully_replicated else "split"
 
 
 def device_room(mesh: Mesh) -> int:

@@ -179,6 +179,33 @@ def test_killed_stopped_and_killed_again(pair, together, tmp_path, read_records)
     assert read_records(tmp_path / "run") == read_records(together)
 
 
+def test_stopped_in_calls_of_several_steps(pair, together, tmp_path, read_records):
+    """A signal to one stops both after the same call; then the job goes on, and has the losses of single steps."""
+    flags = (
+        *FLAGS,
+        FSDP,
+        f"--workdir={tmp_path}/run",
+        "--config.steps_per_call=4",
+        "--config.data.placement=device",
+    )
+    with pair(*flags) as processes:
+        processes[0].wait_for(8)
+        processes[1].send(signal.SIGTERM)
+        first, second = (process.end() for process in processes)
+    assert (first.returncode, second.returncode) == (75, 75), first.stderr + second.stderr
+    assert "in 10 classes, whole on every device\n" in first.stderr
+    at = max(record["step"] for record in read_records(tmp_path / "run"))
+    assert f"stopped at step {at} of 60" in first.stderr
+    assert at % 5 in (0, 4)  # checkpoints are due every 5 steps
+    with pair(*flags) as processes:
+        first, second = (process.end() for process in processes)
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    assert f"resumed  from step {at}\n" in first.stderr
+    found, whole = (read_records(workdir, "train") for workdir in (tmp_path / "run", together))
+    assert [record["step"] for record in found] == list(range(1, 61))
+    np.testing.assert_allclose([r["loss"] for r in found], [r["loss"] for r in whole], rtol=0, atol=1e-3)
+
+
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="sets a limit on another process, as Linux can")
 @pytest.mark.parametrize("index", [0, 1])
 def test_a_save_that_fails_in_one_ends_both(pair, tmp_path, index):

@@ -1,5 +1,6 @@
 """The loop, driven by a stand-in program: steps, evaluations and saves take known times on a clock of our own."""
 
+import itertools
 from types import SimpleNamespace
 
 import jax
@@ -10,10 +11,12 @@ from resjax import config as configs
 from resjax.evaluation.evaluate import Evaluation
 from resjax.train import log as logs
 from resjax.train import loop, progress
+from resjax.train.preemption import Preempted
 from resjax.train.progress import NonFinite, Progress
 
 STEP, WAIT, EVALUATION, SAVE, COMPILATION = 2.0, 0.5, 100.0, 1000.0, 30.0  # seconds
 BATCH = 10
+TIMELESS = ("loss", "accuracy", "accuracy_top5", "learning_rate", "gradient_norm", "weight_norm")
 
 
 class Time:
@@ -63,6 +66,7 @@ def fit(time, monkeypatch, tmp_path):
         losses=None,
         start=0,
         stride=1,
+        stopping=lambda step: False,
     ):
         class Batches:
             def __next__(self):
@@ -114,7 +118,7 @@ def fit(time, monkeypatch, tmp_path):
         monkeypatch.setattr(loop, "record", lambda experiment, progress, step: progress.json())
         own, checkpoints = Progress(), Checkpoints(time)
         state = SimpleNamespace(step=start, params=None, batch_stats=None)
-        loop.fit(experiment, state, own, log, checkpoints, SimpleNamespace(at=lambda step: False))
+        loop.fit(experiment, state, own, log, checkpoints, SimpleNamespace(at=stopping))
         return checkpoints.saved, own, records
 
     return run
@@ -161,6 +165,61 @@ def test_what_is_logged_of_several_steps(fit):
     assert first["accuracy"] == 0.5
     assert first["learning_rate"] == pytest.approx(0.4)  # the last, as is the norm of the weights
     assert (first["gradient_norm"], first["weight_norm"]) == (2.0, 4.0)
+
+
+STRIDES = [(7, 8, 8, 3), (7, 4, 6, 1), (3, 4, 2, 5), (5, 100, 100, 4), (100, 5, 7, 2)]
+
+
+@pytest.mark.parametrize(("stride", "every", "saving", "logging"), STRIDES)
+def test_steps_of_a_call_change_no_step_and_no_record(fit, stride, every, saving, logging):
+    """Evaluations, checkpoints and log lines fall on the steps on which they fall one by one."""
+
+    def timeless(records):
+        return [(s, n, {k: v for k, v in values.items() if k in TIMELESS}) for s, n, values in records]
+
+    losses = {step: float(step % 5) for step in range(40)}
+    asked: list[int] = []
+    for start in (0, 9):
+        options = {
+            "total": 23,
+            "every": every,
+            "saving": saving,
+            "logging": logging,
+            "losses": losses,
+            "start": start,
+        }
+        expected, one, records = fit(**options)
+        asked.clear()
+        saved, own, found = fit(stride=stride, stopping=asked.append, **options)
+        assert timeless(found) == timeless(records)
+        assert [(step, score, meta["interval"]) for step, score, meta in saved] == [
+            (step, score, meta["interval"]) for step, score, meta in expected
+        ]
+        assert own.latest == one.latest
+        assert own.unlogged is None
+        # Asked once a call, in ascending order: processes of a job agree at every one of these steps.
+        assert asked == sorted(set(asked))
+        assert {step for step, _, _ in saved} <= set(asked)
+        assert max(b - a for a, b in itertools.pairwise([start, *asked])) <= stride
+
+
+def test_a_call_ends_where_a_run_stops(fit):
+    """After a whole call, at the step that is saved."""
+    saves = []
+    with pytest.raises(Preempted, match="stopped at step 14 of 100"):
+        fit(total=100, every=50, saving=50, stride=7, stopping=lambda step: saves.append(step) or step > 7)
+    assert saves == [7, 14]
+
+
+@pytest.mark.parametrize("stride", [2, 4, 5])
+def test_a_non_finite_loss_within_a_call_names_its_step(fit, stride):
+    with pytest.raises(NonFinite, match="training loss is inf at step 7"):
+        fit(total=20, every=20, saving=20, logging=20, stride=stride, losses={7: float("inf"), 8: float("nan")})
+
+
+def test_what_fills_a_call_up_is_not_looked_at(fit):
+    """A call of 5 before an evaluation at 4 computes a fifth step; that of the next call is another."""
+    fit(total=4, every=4, saving=4, stride=5, losses={5: float("nan")})
 
 
 def test_training_means_are_of_the_interval_since_the_last_evaluation(fit):

@@ -8,15 +8,20 @@ import re
 import shlex
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from contextlib import closing
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from resjax.cli import load
 from resjax.data.loader import open_dataset
 from resjax.train import loop
 
+ROOT = Path(__file__).parents[2]
 SAME = ("state_digest", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "validation_loss", "steps")
 
 
@@ -46,6 +51,59 @@ def test_killed(start, run, rich, whole, tmp_path, read_records, step, workers, 
     assert done.returncode == 0, done.stderr
     assert ("resumed  from step" in done.stderr) == (step > 30)  # a save has to be done when the next one begins
     same_end(tmp_path / "run", whole, read_records)
+
+
+IN_CALLS = ("--config.steps_per_call=7", "--config.data.placement=device")
+DIES = """
+import os, signal, sys
+from resjax import cli, main
+from resjax.train import program, progress
+
+where, calls = sys.argv.pop(1), int(sys.argv.pop(1))
+owner = {"take": program.Program, "absorb": progress.Progress}[where]
+original = getattr(owner, where)
+
+def dies(*args, **options):
+    global calls
+    calls -= 1
+    if not calls:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(*args, **options)
+
+setattr(owner, where, dies)
+cli.run(main.main)
+"""
+
+
+@pytest.fixture(scope="module")
+def in_calls(run, rich, tmp_path_factory):
+    """The workdir of the `rich` run in calls of 7 steps, never interrupted; to be read only."""
+    workdir = tmp_path_factory.mktemp("in_calls") / "run"
+    done = run(*rich, *IN_CALLS, f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    assert "training  90 steps of 32 images, 2.2 epochs, up to 7 a call\n" in done.stderr
+    return workdir
+
+
+def test_killed_between_and_within_calls(run, rich, tmp_path, in_calls, read_records):
+    """Before the 8th call is made, then while the 5th after that is under way; then batches of the host."""
+    flags = (*rich, *IN_CALLS, f"--workdir={tmp_path}/run")
+    for where, calls in (("take", "8"), ("absorb", "5")):
+        command = [sys.executable, "-c", DIES, where, calls, *flags]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+    done = run(*flags, "--config.data.placement=host")
+    assert done.returncode == 0, done.stderr
+    assert "resumed  from step" in done.stderr
+    same_end(tmp_path / "run", in_calls, read_records)
+
+
+def test_calls_of_several_steps_leave_the_records_of_single_ones(whole, in_calls, read_records):
+    """At the same steps, and with the same losses until roundings of another loop have been amplified."""
+    one, several = read_records(whole), read_records(in_calls)
+    assert [(r["step"], r["split"]) for r in several] == [(r["step"], r["split"]) for r in one]
+    losses = ([r["loss"] for r in records if r["split"] == "train"] for records in (one, several))
+    np.testing.assert_allclose(*(found[:10] for found in losses), rtol=1e-5)
 
 
 SLOW = """
@@ -196,6 +254,8 @@ def test_config_may_change_where_the_result_does_not(call, rich, copy, whole, re
         "--config.checkpoint_keep=3",
         "--config.mesh.data=2",
         "--config.data.workers=1",
+        "--config.data.placement=host",
+        "--config.steps_per_call=4",
         "--config.model.remat=true",
         "--config.name=other",
     )
