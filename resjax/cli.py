@@ -26,9 +26,8 @@ def run(command: Callable[[list[str]], int | None]) -> None:
     try:
         code = command(sys.argv[1:])
     except BadInput as error:
-        print(f"error: {paths.one_line(error)}", file=sys.stderr, flush=True)
-        code = BAD_INPUT
-        if _led_to(error, NotSaved):
+        code = refuse(error)
+        if led_to(error, NotSaved):
             # Orbax's threads wait five minutes for the folders and files that a failed save did not make, and the
             # interpreter would wait for these threads. There is nothing that they could still do.
             os._exit(code)
@@ -40,6 +39,12 @@ def run(command: Callable[[list[str]], int | None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     sys.exit(code or 0)
+
+
+def refuse(error: BadInput) -> int:
+    """Says on stderr, in one line, what cannot work, and returns the exit code."""
+    print(f"error: {paths.one_line(error)}", file=sys.stderr, flush=True)
+    return BAD_INPUT
 
 
 def parse(
@@ -288,7 +293,7 @@ def _near_file(file: str) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def _led_to(error: BaseException | None, kind: type[BaseException]) -> bool:
+def led_to(error: BaseException | None, kind: type[BaseException]) -> bool:
     """Whether `error`, or one that was being handled when it was raised, is of a kind."""
     while error is not None and not isinstance(error, kind):
         error = error.__context__

@@ -1,6 +1,9 @@
 """From a config to everything that a run needs: the network, the data, the durations, the compiled functions."""
 
-from collections.abc import Iterable
+import dataclasses
+import json
+import threading
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -8,15 +11,18 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from resjax import files
 from resjax.checks import check_memory, resolved, validate
-from resjax.config import durations, network, restored
+from resjax.config import Durations, durations, network, plain, restored
 from resjax.data.loader import Dataset, open_dataset
 from resjax.data.preprocess import Preprocessing
+from resjax.data.resident import Resident
 from resjax.errors import BadInput
 from resjax.evaluation.evaluate import Evaluation
+from resjax.models.spec import Spec
 from resjax.train import placement
 from resjax.train.checkpoint import Checkpoints
 from resjax.train.loop import Experiment
@@ -25,22 +31,71 @@ from resjax.train.program import Program, build, make_mesh
 from resjax.train.step import TrainState
 
 
-def open(config: ConfigDict, workdir: Path | None = None) -> Experiment:
+@dataclasses.dataclass(frozen=True)
+class Shared:
+    """The data sets and programs of the runs in one process: of equal ones there is one.
+
+    A thread at a time opens a run with it.
+    """
+
+    MAY_DIFFER = ("seed",)  # between runs of one program; a value of any other field may be compiled into it
+
+    datasets: dict[str, Dataset] = dataclasses.field(default_factory=dict)
+    residents: dict[tuple[Dataset, Mesh], dict[str, Resident] | None] = dataclasses.field(default_factory=dict)
+    programs: dict[tuple[str, Dataset, tuple[jax.Device, ...]], Program] = dataclasses.field(default_factory=dict)
+    opening: threading.Lock = dataclasses.field(default_factory=threading.Lock)
+
+    def dataset(self, config: ConfigDict, found: Preprocessing | None) -> Dataset:
+        """The data set of `config`, opened once for every preprocessing."""
+        key = json.dumps([config.data.to_dict(), found and found.json()])
+        if key not in self.datasets:
+            self.datasets[key] = open_dataset(**config.data, preprocessing=found)
+        return self.datasets[key]
+
+    def resident(self, config: ConfigDict, dataset: Dataset, mesh: Mesh) -> dict[str, Resident] | None:
+        """The splits on the devices of a mesh, laid there once; None if they stay on the host."""
+        key = (dataset, mesh)
+        if key not in self.residents:
+            self.residents[key] = placement.lay(config, dataset, mesh)
+        return self.residents[key]
+
+    def program(
+        self, config: ConfigDict, spec: Spec, length: Durations, dataset: Dataset, devices: Sequence[jax.Device]
+    ) -> Program:
+        """The program of `config` on `devices`, built once; JAX compiles it once, for whatever thread is first."""
+        fields = {name: value for name, value in plain(config).items() if name not in self.MAY_DIFFER}
+        key = (json.dumps(fields), dataset, tuple(devices))
+        if key not in self.programs:
+            data = self.resident(config, dataset, make_mesh(config, devices))
+            stride = placement.stride(config, length, data is not None)
+            self.programs[key] = build(config, spec, length, data, stride, devices)
+        return self.programs[key]
+
+
+def open(
+    config: ConfigDict,
+    workdir: Path | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    shared: Shared | None = None,
+) -> Experiment:
     """Assembles a run; compiles nothing yet. Fields that `config` leaves to the data set are filled in.
 
     Args:
       workdir: an existing run's folder; its preprocessing is used instead of being computed again.
+      devices: those that the run may use; all by default.
+      shared: what other runs of this process have opened, and what is added to it.
 
     Raises:
       BadInput: naming the first field that cannot work.
     """
-    validate(config, jax.device_count())
-    dataset = open_dataset(**config.data, preprocessing=preprocessing(workdir) if workdir else None)
-    config = resolved(config, dataset)
-    check_memory(config, dataset.image_shape, jax.process_count())
-    spec, length = network(config), durations(config, dataset.train_size)
-    data = placement.lay(config, dataset, make_mesh(config))
-    program = build(config, spec, length, data, placement.stride(config, length, data is not None))
+    devices, shared = devices or jax.devices(), shared or Shared()
+    validate(config, len(devices))
+    with shared.opening:
+        dataset = shared.dataset(config, preprocessing(workdir) if workdir else None)
+        config = resolved(config, dataset)
+        check_memory(config, dataset.image_shape, jax.process_count())
+        spec, length = network(config), durations(config, dataset.train_size)
+        program = shared.program(config, spec, length, dataset, devices)
     splits = ["validation", "test"] if dataset.validation_size else ["test"]
     evaluations = tuple(
         Evaluation(split, partial(evaluated, split, dataset, config.batch_size, program), length.eval_every)

@@ -26,6 +26,8 @@ import math
 import os
 import shlex
 import sys
+import threading
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,7 @@ from resjax.train.preemption import Preempted
 from resjax.train.progress import NonFinite
 
 CURVES = "curves.png"
+DRAWING = threading.Lock()  # matplotlib is made for one thread
 OF_A_MACHINE = ("data.dir",)  # fields that the processes of a job need not have in common
 
 
@@ -94,18 +97,29 @@ def common(values: flags.FlagValues, workdir: Path) -> dict[str, Any]:
     return {"mode": values.mode, "step": values.step, "workdir": str(workdir)} | versions() | config
 
 
-def train_run(workdir: Path, config: ConfigDict, argv: list[str], job: Peers | Alone) -> int:
+def train_run(
+    workdir: Path,
+    config: ConfigDict,
+    argv: list[str],
+    job: Peers | Alone,
+    devices: Sequence[jax.Device] | None = None,
+    shared: experiment.Shared | None = None,
+) -> int:
     """Trains in `workdir`, or goes on there, and returns the exit code.
+
+    Args:
+      argv: the command line that repeats it.
+      devices, shared: as in `experiment.open`.
 
     Raises:
       BadInput: before anything is written, for whatever cannot work.
     """
     # Everything that can be wrong is found before anything is written or compiled.
-    checks.validate(config, jax.device_count())
+    checks.validate(config, len(devices or jax.devices()))
     config = check_workdir(workdir, config)
     if config.init_from:
         check_source(Path(config.init_from), network(checks.described(config)))
-    run = experiment.open(config, workdir)
+    run = experiment.open(config, workdir, devices, shared)
     finished = summary.read(workdir)
     if finished and finished["steps"] >= run.durations.total:
         say(f"{workdir} is finished: {finished['steps']} steps; train longer or choose another --workdir")
@@ -198,7 +212,7 @@ def draw(run: Experiment, workdir: Path) -> None:
     """Draws the curves of a finished run."""
     from resjax.analysis import curves  # matplotlib takes a second to import; nothing waits for it by now
 
-    with files.writing(workdir):
+    with DRAWING, files.writing(workdir):
         curves.draw({run.config.name: workdir}, workdir / CURVES)
 
 
@@ -251,7 +265,7 @@ def announce(run: Experiment, workdir: Path) -> None:
     processes = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
     say(
         f"resjax {resjax.__version__}, jax {jax.__version__}\n"
-        f"device    {jax.device_count()} x {device.device_kind} ({device.platform}){processes}; "
+        f"device    {run.program.mesh.size} x {device.device_kind} ({device.platform}){processes}; "
         f"mesh data={mesh['data']} fsdp={mesh['fsdp']}\n"
         f"network   {config.name}: depth {spec.depth}, {cost.params:,} parameters, "
         f"{cost.macs / 1e6:,.1f} M multiply-adds per image, {spec.dtype}{scan}\n"

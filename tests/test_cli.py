@@ -21,9 +21,10 @@ COMMANDS = {
     "describe": "--config=FILE --config.FIELD=VALUE --json",
     "benchmark.__main__": "--config=FILE --config.FIELD=VALUE --steps=N --out= --cold --[no]pytorch --[no]flax "
     "--suite= --limit=X --tiny --point= --profile=",
-    "sweep.__main__": "--sweep= --workdir= --jobs=N --launcher=local|slurm --sbatch= --dry_run",
+    "sweep.__main__": "--sweep= --workdir= --jobs=N --together=N --launcher=local|slurm --sbatch= --dry_run",
+    "sweep.together": "--parts=N",
     "papers.__main__": "--data= --data_dir= --rows=A,B,... --seeds=N --budget=X --workdir= --jobs=N "
-    "--launcher=local|slurm --sbatch= --dry_run",
+    "--together=N --launcher=local|slurm --sbatch= --dry_run",
     "analysis.__main__": "--workdir= --out= --step= --images=N --draws=N",
     "papers.measured": "--add= --workdir= --benchmark= --drill= --title= --command= --hardware=",
     "drill.__main__": "--config=FILE --config.FIELD=VALUE --faults=N --seed=N --kinds=A,B,... --processes=N "

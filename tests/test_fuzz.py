@@ -185,12 +185,13 @@ SOUND = st.sampled_from([f"{CONFIGS}/{name}" for name in (*(f"digits.py:{name}" 
 NETWORKS = (st.sampled_from(WRONG) | TEXTS).map(f"{CONFIGS}/digits.py:{{}}".format)
 CONFIG = SOUND | SOUND | NETWORKS | TEXTS
 
+OF_A_SWEEP = ("workdir", "jobs", "together", "launcher", "sbatch", "dry_run")
 FLAGS = {
     "main": ("workdir", "mode", "step", "devices"),
     "describe": ("json",),
     "benchmark": ("steps", "out", "cold", "pytorch", "flax", "suite", "limit", "tiny", "point", "profile"),
-    "sweep": ("sweep", "workdir", "jobs", "launcher", "sbatch", "dry_run"),
-    "papers": ("data", "data_dir", "rows", "seeds", "budget", "workdir", "jobs", "launcher", "sbatch", "dry_run"),
+    "sweep": ("sweep", *OF_A_SWEEP),
+    "papers": ("data", "data_dir", "rows", "seeds", "budget", *OF_A_SWEEP),
     "analysis": ("workdir", "out", "step", "images", "draws"),
     "prepare": ("source", "data_dir"),
 }

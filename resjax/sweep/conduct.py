@@ -9,9 +9,11 @@ from typing import IO
 from absl import flags
 
 from resjax.errors import FAILED, INTERRUPTED, BadInput
-from resjax.sweep import local, slurm
+from resjax.sweep import local, share, slurm
 from resjax.sweep.plan import LOCK, Run, check_data, check_workdir, store
 from resjax.sweep.progress import Display
+
+MOST_TOGETHER = 64  # whose command lines one process can be given
 
 Write = Callable[[list[Run], Path], str]
 
@@ -19,7 +21,8 @@ Write = Callable[[list[Run], Path], str]
 def define(values: flags.FlagValues) -> None:
     """The flags of every command that runs a sweep."""
     flags.DEFINE_string("workdir", None, "The sweep's folder.", flag_values=values)
-    flags.DEFINE_integer("jobs", None, "Runs at a time.", flag_values=values)
+    flags.DEFINE_integer("jobs", None, "Processes at a time.", flag_values=values)
+    flags.DEFINE_integer("together", 1, "Runs at a time in a process; 0: chosen.", flag_values=values)
     flags.DEFINE_enum("launcher", "local", ["local", "slurm"], "Where the runs go.", flag_values=values)
     flags.DEFINE_string("sbatch", "", "Options of sbatch, such as --gres=gpu:1.", flag_values=values)
     flags.DEFINE_boolean("dry_run", False, "Print the commands or the job; run nothing.", flag_values=values)
@@ -33,7 +36,7 @@ def conduct(
     Args:
       values: the flags of `define`.
       write: writes the table and returns it as text.
-      jobs: how many run at a time here if the flags do not say.
+      jobs: how many processes work at a time here if the flags do not say.
 
     Returns:
       The exit code: 0, 1 if a run failed, 75 if the sweep was stopped.
@@ -43,11 +46,16 @@ def conduct(
     """
     if values.jobs is not None and values.jobs < 1:
         raise BadInput(f"--jobs={values.jobs}: must be at least 1")
+    if not 0 <= values.together <= MOST_TOGETHER:
+        raise BadInput(f"--together={values.together}: must be at least 0 and at most {MOST_TOGETHER}")
+    if values.together > 1 and values.launcher == "slurm":
+        raise BadInput(f"--together={values.together}: on SLURM every run is a task of its own; leave it out")
+    together = values.together or share.together(values.jobs or jobs)
     check_workdir(runs, workdir)
     missing = [run for run in chosen if not run.summary()]
     if values.dry_run:
         if values.launcher == "local":
-            print("\n".join(map(local.command, missing)))
+            print("\n".join(local.command(batch, together) for batch in local.batches(missing, together)))
         elif missing:
             print(slurm.script(missing, workdir, values.jobs, values.sbatch), end="")
         say(f"{len(missing)} runs to do, {len(chosen) - len(missing)} finished")
@@ -60,9 +68,9 @@ def conduct(
         store(runs, workdir)
         if values.launcher == "slurm":
             return _submit(runs, missing, queued, workdir, values, write)
-        jobs = min(values.jobs or jobs, len(missing) or 1)
-        progress = Display(chosen, jobs)
-        local.execute(missing, jobs, progress, held, lambda: write(runs, workdir))
+        jobs = min(values.jobs or jobs, len(local.batches(missing, together)) or 1)
+        progress = Display(chosen, jobs * together)
+        local.execute(missing, jobs, together, progress, workdir, held, lambda: write(runs, workdir))
         print(write(runs, workdir), end="")
     say(f"table in {workdir / 'table.md'} (.csv, .json)")
     if progress.interrupted():

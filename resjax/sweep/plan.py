@@ -42,10 +42,14 @@ class Run:
         return f"{self.variant}/seed{self.seed}"
 
     @property
+    def flags(self) -> list[str]:
+        """All arguments of resjax.main."""
+        return [*self.arguments, f"--config.seed={self.seed}", f"--workdir={self.workdir}"]
+
+    @property
     def command(self) -> list[str]:
         """The command line, as a person types it."""
-        last = [f"--config.seed={self.seed}", f"--workdir={self.workdir}"]
-        return ["python", "-m", "resjax.main", *self.arguments, *last]
+        return ["python", "-m", "resjax.main", *self.flags]
 
     @property
     def here(self) -> list[str]:

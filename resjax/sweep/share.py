@@ -8,6 +8,8 @@ from typing import TypeVar
 
 from resjax import machine
 
+TOGETHER_ON_A_GPU = 4
+
 Item = TypeVar("Item")
 
 
@@ -33,6 +35,16 @@ def environment(slot: int, jobs: int) -> dict[str, str]:
         together = -(-jobs // len(gpus))
         environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / together:.3f}")
     return environ
+
+
+def together(jobs: int) -> int:
+    """How many runs each of `jobs` processes trains at a time if nobody says.
+
+    On a CPU one, because a step keeps the cores busy. A network of the papers leaves most of a GPU idle; how many
+    fill one has not been measured.
+    """
+    gpus = len(share(_gpus(), 0, jobs))
+    return TOGETHER_ON_A_GPU * gpus or 1
 
 
 @contextmanager

@@ -141,7 +141,7 @@ class Checkpoints:
                 state=arrays.StateSave(shapes, self._pace.over(copy)), meta=orbax.MetaSave(complete)
             )
             try:
-                self._background.submit(self._manager.save, step, args=items, force=True).result()
+                self._background.submit(orbax.begin, self._manager, step, items).result()
             finally:
                 # After what the caller waits for; and after an error, too, for Orbax may have begun to wait for it.
                 hashing = partial(_with_digests, beside, self._pace.over(copy), self._together)

@@ -191,7 +191,7 @@ def summarize(experiment: Experiment, step: int, digest: str, progress: Progress
         "params": total.params,
         "macs": total.macs,
         "depth": experiment.spec.depth,
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "device": f"{experiment.program.mesh.size} x {jax.devices()[0].device_kind}",
         "threads": machine.threads(),
         "state_digest": digest,
     }

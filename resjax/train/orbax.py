@@ -23,6 +23,7 @@ T = TypeVar("T")
 
 SHARE = 0.05  # of one core, for each of the two threads of a save that nobody waits for
 AT_A_TIME = 0.0005  # seconds of work between two rests
+_BEGINNING = threading.Lock()
 
 
 def quieten() -> None:
@@ -75,6 +76,16 @@ class Pace:
             if not self._hurry.is_set() and (worked := time.thread_time() - began) > AT_A_TIME:
                 self._hurry.wait((1 / SHARE - 1) * worked)
                 began = time.thread_time()
+
+
+def begin(manager: Any, step: int, items: Any) -> None:
+    """Begins to save `items`: returns when they have been copied, and are being written in the background.
+
+    One thread of the process at a time, because Orbax numbers its saves by a counter of the process: of two that
+    begin at once, one could write before its folder is there, or wait for it in vain.
+    """
+    with _BEGINNING:
+        manager.save(step, args=items, force=True)
 
 
 def check_writable(folder: Path) -> None:

@@ -1,11 +1,13 @@
 """SIGTERM and Ctrl-C: the first asks the run to save and stop, a second one leaves at once.
 
-In a job of several processes a signal to any of them stops all at the same step.
+In a job of several processes a signal to any of them stops all at the same step. Python gives signals to the first
+thread of a process alone: runs in other threads ask their `job`.
 """
 
 import os
 import signal
 import sys
+import threading
 from types import FrameType, TracebackType
 
 from resjax.train.peers import Alone, Peers
@@ -17,6 +19,8 @@ class Preempted(Exception):
 
 class StopRequest:
     """While entered, a signal sets `requested`; the loop asks between two steps whether to stop there.
+
+    In another thread than the first it leaves signals alone.
 
     Args:
       message: written to stderr at the first signal; empty: nothing.
@@ -52,7 +56,8 @@ class StopRequest:
             os.write(sys.stderr.fileno(), f"\n{who}{signal.Signals(number).name}: {self._message}\n".encode())
 
     def __enter__(self) -> "StopRequest":
-        self._before = {number: signal.signal(number, self._handle) for number in self.SIGNALS}
+        first = threading.current_thread() is threading.main_thread()
+        self._before = {number: signal.signal(number, self._handle) for number in self.SIGNALS if first}
         return self
 
     def __exit__(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -81,14 +81,16 @@ def build(
     durations: Durations,
     data: dict[str, Resident] | None = None,
     stride: int = 1,
+    devices: Sequence[jax.Device] | None = None,
 ) -> Program:
     """Shapes, then shardings by rule, then jit: every array is born where it belongs. Compiles nothing yet.
 
     Args:
       data: the splits on the devices of the mesh, if they lie there.
       stride: as in `Program`.
+      devices: those that the mesh is made of; all by default.
     """
-    mesh = make_mesh(config)
+    mesh = make_mesh(config, devices)
     rate = learning_rate(config, durations)
     model, tx = ResNet(spec), optimizer(config, rate)
     init = partial(init_state, spec, tx)
@@ -151,9 +153,10 @@ def build(
     )
 
 
-def make_mesh(config: ConfigDict) -> Mesh:
-    """The mesh of a config, over the devices that there are."""
-    return sharding.make_mesh(*mesh_shape(config, jax.device_count()))
+def make_mesh(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh of a config, over these devices or all that there are."""
+    devices = devices or jax.devices()
+    return sharding.make_mesh(*mesh_shape(config, len(devices)), devices)
 
 
 def over(where: NamedSharding, batch: Batch) -> Batch:

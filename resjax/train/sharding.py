@@ -1,5 +1,6 @@
 """One mesh with the axes `data` and `fsdp`, and the rules that lay arrays over it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,15 +16,15 @@ SMALLEST = 2**12  # elements; sharding less costs more in messages than it saves
 AXES = ("data", "fsdp")
 
 
-def make_mesh(data: int, fsdp: int) -> Mesh:
-    """The first data x fsdp devices as a mesh that follows the hardware: neighbours in it are linked directly.
+def make_mesh(data: int, fsdp: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The first data x fsdp of `devices` (all by default) as a mesh whose neighbours are linked directly.
 
     Over several TPU slices `data` is the axis that crosses the network between them.
 
     Raises:
       BadInput: for a mesh that leaves out devices of a job of several processes, or splits `fsdp` over slices.
     """
-    devices, types = jax.devices()[: data * fsdp], (AxisType.Auto,) * 2
+    devices, types = (devices or jax.devices())[: data * fsdp], (AxisType.Auto,) * 2
     if jax.process_count() > 1 and len(devices) < jax.device_count():
         raise BadInput(
             f"mesh.data={data} x mesh.fsdp={fsdp} leaves out some of the {jax.device_count()} devices of the "

@@ -22,7 +22,7 @@ def finish(data_sets, monkeypatch):
     """Runs end at once: `errors` maps a row's run to its test error in percent by seed, or to an exit code."""
     errors = {}
 
-    def execute(runs, jobs, progress, lock, changed):
+    def execute(runs, jobs, together, progress, workdir, lock, changed):
         for run in runs:
             error = errors[run.variant][run.seed]
             run.workdir.mkdir(parents=True)
