@@ -7,6 +7,7 @@ differently and, after some steps, gives other weights. The number of cores by i
 import os
 import platform
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,43 @@ def describe(devices: int) -> dict[str, Any]:
         "threads": threads(),
         "versions": {"resjax": resjax.__version__, "jax": jax.__version__, "python": platform.python_version()},
     }
+
+
+def cache() -> str:
+    """The folder of compiled programs; "" where none are kept.
+
+    On a GPU they hold the kernels that XLA's autotuner timed and chose. JAX keeps the choices beside them, for
+    programs that are compiled anew.
+    """
+    on = jax.config.values["jax_enable_compilation_cache"]
+    return str(jax.config.values["jax_compilation_cache_dir"] or "") if on else ""
+
+
+def changes(before: Mapping[str, Any], backend: str) -> list[str]:
+    """What rounds otherwise here than on the machine of a checkpoint, in lines for people.
+
+    Args:
+      before: what that checkpoint's meta has as `machine`; older ones lack some of it.
+      backend: cpu, gpu or tpu.
+    """
+    had, kept = before.get("threads"), before.get("compilation_cache")
+    if backend == "cpu" and had not in (None, threads()):
+        return [
+            f"the run had {had} threads and goes on with {threads()}, which changes roundings: for the same bits, "
+            f"stop it and put NPROC={had} before the command"
+        ]
+    if backend == "gpu" and kept and kept != cache():
+        return [
+            f"the run's compiled programs are in {kept}, those of this process in {cache() or 'no folder'}: the "
+            "autotuner may choose other kernels, which changes roundings; for the same bits, stop it and put "
+            f"JAX_COMPILATION_CACHE_DIR={kept} before the command"
+        ]
+    if backend == "gpu" and kept and not Path(kept).is_dir():
+        return [
+            f"the run's compiled programs were in {kept}, which is gone: the autotuner may choose other kernels, "
+            "which changes roundings"
+        ]
+    return []
 
 
 def threads() -> int:

@@ -6,9 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
-from resjax import machine
+from resjax import cli, machine
 
 SCRIPT = """
 import json, os, pathlib, sys
@@ -33,3 +34,33 @@ def test_the_threads_of_xla(environment, expected):
     assert (threads, counted, described["threads"]) == (expected, expected, expected)
     assert described["device"] == "1 x cpu"
     assert described["processor"]
+
+
+def test_the_autotuner_s_choices_are_kept_with_the_compiled_programs(tmp_path):
+    """Asked of JAX itself, because it hands the folder to XLA with every program."""
+    from jax._src import compiler
+
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    cli.use_compilation_cache()
+    options = compiler.get_compile_options(1, 1)  # kept alive: what it holds are views
+    build = options.executable_build_options
+    assert Path(build.debug_options.xla_gpu_per_fusion_autotune_cache_dir).parent == tmp_path
+    assert machine.cache() == str(tmp_path)
+    jax.config.update("jax_enable_compilation_cache", False)
+    assert machine.cache() == ""
+
+
+def test_what_changes_roundings_is_said(tmp_path):
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "here"))
+    threads = machine.threads()
+    assert machine.changes({}, "cpu") == machine.changes({}, "gpu") == []
+    assert machine.changes({"threads": threads, "compilation_cache": "/elsewhere"}, "cpu") == []
+    (line,) = machine.changes({"threads": threads + 1}, "cpu")
+    assert f"put NPROC={threads + 1} before the command" in line
+    assert machine.changes({"threads": threads + 1}, "gpu") == []
+    (line,) = machine.changes({"compilation_cache": "/elsewhere"}, "gpu")
+    assert "put JAX_COMPILATION_CACHE_DIR=/elsewhere before the command" in line
+    (line,) = machine.changes({"compilation_cache": str(tmp_path / "here")}, "gpu")
+    assert "which is gone" in line
+    (tmp_path / "here").mkdir()
+    assert machine.changes({"compilation_cache": str(tmp_path / "here")}, "gpu") == []

@@ -142,13 +142,9 @@ def start(experiment: Experiment, checkpoints: Checkpoints, began: float) -> tup
     config, program = experiment.config, experiment.program
     if resumed := checkpoints.restore_latest(program.abstract):
         state, meta = resumed
-        before, here = meta.get("machine", {}).get("threads"), machine.threads()
-        if before not in (None, here) and jax.default_backend() == "cpu" and jax.process_index() == 0:
-            print(
-                f"the run had {before} threads and goes on with {here}, which changes roundings: for the same "
-                f"bits, stop it and put NPROC={before} before the command",
-                file=sys.stderr,
-            )
+        if jax.process_index() == 0:
+            for line in machine.changes(meta.get("machine", {}), jax.default_backend()):
+                print(line, file=sys.stderr)
         # 0.1.0 kept its progress among the rest.
         return state, Progress.from_json(meta.get("progress", meta), began)
     state = program.init(np.uint32(config.seed))
@@ -162,7 +158,7 @@ def record(experiment: Experiment, progress: Progress, step: int) -> dict[str, A
     return {
         "config": plain(experiment.config),
         "preprocessing": experiment.dataset.preprocessing.json(),
-        "machine": machine.describe(experiment.program.mesh.size),
+        "machine": machine.describe(experiment.program.mesh.size) | {"compilation_cache": machine.cache()},
         "data": {"next_step": step, "seed": experiment.config.seed},
         "progress": progress.json(),
     }
