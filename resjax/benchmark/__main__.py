@@ -73,6 +73,9 @@ def main(argv: list[str]) -> int:
         raise BadInput(f"{' and '.join(only)}: give one of them")
     if values.suite is not None:
         return run_suite(values)
+    for name in ("limit", "tiny"):
+        if values[name].present:
+            raise BadInput(f"--{name} is for a --suite: leave it out")
     if not values.config:
         raise BadInput("--config is missing: give a file, such as --config=configs/digits.py, or a --suite")
     out = check_out(values.out) if values.out else None
@@ -106,8 +109,9 @@ def run_suite(values: flags.FlagValues) -> int:
     suite, limit = values.suite, values.limit
     if suite not in suites.SUITES:
         raise BadInput(unknown("--suite", suite, suites.SUITES.keys()))
-    if values.config:
-        raise BadInput(f"--config: the networks are those of --suite={suite}; leave it out")
+    for name in ("config", "steps", "cold", "pytorch", "flax"):
+        if values[name].present:
+            raise BadInput(f"--{name}: the rows of --suite={suite} have their own; leave it out")
     if not limit > 0:
         raise BadInput(f"--limit={limit:g}: give the seconds that all of it may take, such as --limit=540")
     if not Path("configs").is_dir():

@@ -6,6 +6,7 @@ It needs neither a data set nor what reads one.
 """
 
 import dataclasses
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from resjax import experiment, machine
 from resjax.benchmark import ceilings, twins
 from resjax.benchmark.measure import ROUNDS, BareStep, peak_memory, unwaited
 from resjax.errors import BadInput
-from resjax.models import counts
+from resjax.models import counts, scan
 from resjax.train.loop import Experiment
 from resjax.train.program import Feed
 
@@ -42,7 +43,7 @@ def measure(kind: str, config: ConfigDict, steps: int, began: float) -> dict[str
     if kind == "ceilings":
         return {"platform": jax.default_backend(), **machine.describe(1), **ceilings.measure()}
     if kind.startswith("pytorch"):
-        jax.config.update("jax_platforms", "cpu")  # the device's memory is for PyTorch
+        os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # the device's memory is for PyTorch
     run = experiment.open(config)
     found = KINDS[kind](run, steps, began)
     config, spec, total = run.config, run.spec, counts.total(run.spec)
@@ -138,7 +139,7 @@ def pytorch(run: Experiment, steps: int, began: float, mode: str = "default") ->
 
 def stock_flax(run: Experiment, steps: int, began: float) -> dict[str, Any]:
     """The twin in stock Flax."""
-    state = run.program.init(np.uint32(run.config.seed))
+    state = scan.unroll(run.program.init(np.uint32(run.config.seed)))
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     step, how = twins.stock_flax(run.config, run.spec, variables, *random_batch(run))
     if step is None:

@@ -49,7 +49,7 @@ def pytorch(
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     reasons = torch_twin.missing(spec, config)
-    if variables and {"cuda": "gpu"}.get(device, device) != jax.default_backend():
+    if {"cuda": "gpu"}.get(device, device) != jax.default_backend():
         reasons.append(f"this device ({jax.default_backend()})")
     if reasons:
         return None, f"no PyTorch twin for: {', '.join(reasons)}"

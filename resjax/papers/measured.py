@@ -23,6 +23,7 @@ from typing import Any
 from absl import flags
 
 from resjax import cli, files, markdown
+from resjax.benchmark import report as suite
 from resjax.drill import report
 from resjax.errors import BadInput
 from resjax.sweep.results import show
@@ -97,7 +98,8 @@ def section(results: Path) -> str:
     for path in sorted(results.glob("*.json")):
         record = json.loads(path.read_text())
         if "benchmark" in record:
-            table = benchmark_table(record["benchmark"])
+            found = record["benchmark"]
+            table = suite.table(found) if "suite" in found else benchmark_table(found)
         elif "drill" in record:
             table = report.text(record["drill"]).rstrip("\n")
         else:
@@ -156,10 +158,15 @@ def benchmark_table(found: dict[str, Any]) -> str:
         "loop_overhead": ("the loop over the bare step, %", "{:.1f}"),
         "input_wait": ("waiting for input, %", "{:.2f}"),
         "peak_memory_bytes": ("peak memory, MB", "{:,.0f}"),
+        "forward_seconds": ("forward, ms", "{:.1f}"),
+        "gradient_seconds": ("forward and backward, ms", "{:.1f}"),
+        "flax_step_seconds": ("stock Flax, median step, ms", "{:.1f}"),
+        "ratio_to_flax": ("ratio to stock Flax (above 1: resjax is faster)", "{:.2f}"),
         "pytorch_step_seconds": ("PyTorch, median step, ms", "{:.1f}"),
         "ratio_to_pytorch": ("ratio to PyTorch (above 1: resjax is faster)", "{:.2f}"),
     }
-    scale = {"step_seconds": 1e3, "pytorch_step_seconds": 1e3, "peak_memory_bytes": 1e-6}
+    scale = {"step_seconds": 1e3, "pytorch_step_seconds": 1e3, "flax_step_seconds": 1e3, "peak_memory_bytes": 1e-6}
+    scale |= dict.fromkeys(("forward_seconds", "gradient_seconds"), 1e3)
     scale |= dict.fromkeys(("loop_overhead", "input_wait"), 100)
     rows = [
         [label, form.format(found[key] * scale.get(key, 1))]

@@ -203,7 +203,9 @@ def test_the_table_puts_figures_beside_what_the_device_can_do():
     ("flags", "says"),
     [
         (["--suite=cifer"], "--suite='cifer' is unknown; did you mean cifar?"),
-        (["--suite=cifar", "--config=configs/digits.py"], "--config: the networks are those of --suite=cifar"),
+        (["--suite=cifar", "--config=configs/digits.py"], "--config: the rows of --suite=cifar have their own"),
+        (["--suite=cifar", "--steps=30"], "--steps: the rows of --suite=cifar have their own"),
+        (["--config=configs/digits.py", "--tiny"], "--tiny is for a --suite"),
         (["--suite=cifar", "--limit=0"], "--limit=0: "),
         (["--suite=cifar", "--limit=nan"], "--limit=nan: "),
         (["--suite=cifar", "--point=step"], "--suite and --point: give one of them"),
