@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from resjax import checks, config, experiment
+from resjax import checks, config, experiment, main
 from resjax.cli import load
 from resjax.errors import BadInput
 from resjax.evaluation.evaluate import evaluate
@@ -120,6 +120,20 @@ def test_a_set_that_does_not_fit(opened, monkeypatch, capfd):
         opened(*FSDP, "data.placement=device")
     assert opened(*FSDP, "data.placement=host").program.data is None
     assert capfd.readouterr().err == ""
+
+
+def test_processes_whose_devices_differ(opened):
+    """They would run different programs, and wait for each other for ever."""
+
+    class Job:
+        def gather(self, tag, value):
+            return [value, other]
+
+    run, other = opened(*ONE), "whole"
+    main.check_placement(run, Job())
+    other = "host"
+    with pytest.raises(BadInput, match="fits on the devices of some processes alone: use host"):
+        main.check_placement(run, Job())
 
 
 def test_room_on_a_device(monkeypatch):
