@@ -69,8 +69,8 @@ class Row:
     @property
     def command(self) -> str:
         """The command line that repeats it."""
-        variable = [f"XLA_FLAGS={self.flags}"] if self.flags else []
-        return shlex.join([*variable, "python", "-m", "resjax.benchmark", *self.point])
+        variable = f"XLA_FLAGS={shlex.quote(self.flags)} " if self.flags else ""
+        return variable + shlex.join(["python", "-m", "resjax.benchmark", *self.point])
 
     @property
     def argv(self) -> list[str]:

@@ -151,6 +151,7 @@ def test_the_fastest_flags_of_v1_20_are_those_of_deeper_networks():
     assert deep.recipe == "configs/cifar10.py:v1-110"
     exact = rows["v1-20 float32, as the fastest, deterministic"]
     assert exact.flags == f"{suites.FLAGS['+CONVOLUTION']} --xla_gpu_deterministic_ops=true"
+    assert exact.command.startswith(f"XLA_FLAGS='{exact.flags}' python -m resjax.benchmark --point=step --config=")
     assert rows["v2-1001 bfloat16, scanned, as the fastest v1-20"].fields["model.dtype"] == "bfloat16"
 
 
