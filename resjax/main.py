@@ -277,6 +277,8 @@ def announce(run: Experiment, workdir: Path) -> None:
         f"{durations.total / durations.per_epoch:.1f} epochs{calls}\n"
         f"logs      {workdir}  (metrics.jsonl, tensorboard/, checkpoints/)"
     )
+    if run.program.stride > 1 and device.platform == "cpu":
+        say(f"note      steps_per_call={run.program.stride}: on a CPU convolutions in a loop are many times slower")
     young = math.ceil(math.log(0.01, spec.bn_momentum)) if spec.bn_momentum else 0
     if spec.norm == "batch" and not config.init_from and min(durations.eval_every, durations.total) < young:
         say(
