@@ -2,6 +2,7 @@
 
     python -m resjax.sweep --sweep=configs/sweeps/shortcuts.py --workdir=runs/shortcuts --jobs=2
 
+With `--together=4` a process trains four runs at a time; those that differ in the seed alone share a program.
 `--dry_run` prints the commands. Finished runs are skipped, interrupted ones resume, and a run that fails gets a row
 with its error. Exit codes: 0 done, 1 a run failed, 2 bad input, 75 stopped by a signal.
 """

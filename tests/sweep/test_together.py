@@ -233,7 +233,9 @@ def test_bad_runs(flags, message, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("gpus", "jobs", "expected"), [("", 1, 1), ("0", 1, 4), ("0,1", 1, 8), ("0,1", 2, 4)])
+@pytest.mark.parametrize(
+    ("gpus", "jobs", "expected"), [("", 1, 4), ("", 2, 2), ("", 8, 1), ("0", 1, 4), ("0,1", 1, 8), ("0,1", 2, 4)]
+)
 def test_how_many_are_chosen(gpus, jobs, expected, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
     assert share.together(jobs) == expected
