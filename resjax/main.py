@@ -12,10 +12,11 @@ import time
 
 BEGAN = time.monotonic()  # before the imports, which are part of what a person waits for
 
-from resjax import interrupt
+from resjax import allocation, interrupt
 
 if __name__ == "__main__":
     interrupt.leave_at_once()  # before the imports, which take seconds
+    allocation.keep()
 elif __name__ == "__mp_main__":
     from resjax.data import worker
 
@@ -277,8 +278,6 @@ def announce(run: Experiment, workdir: Path) -> None:
         f"{durations.total / durations.per_epoch:.1f} epochs{calls}\n"
         f"logs      {workdir}  (metrics.jsonl, tensorboard/, checkpoints/)"
     )
-    if run.program.stride > 1 and device.platform == "cpu":
-        say(f"note      steps_per_call={run.program.stride}: on a CPU convolutions in a loop are many times slower")
     young = math.ceil(math.log(0.01, spec.bn_momentum)) if spec.bn_momentum else 0
     if spec.norm == "batch" and not config.init_from and min(durations.eval_every, durations.total) < young:
         say(

@@ -10,7 +10,10 @@ RESJAX = Path(__file__).resolve().parents[1] / "resjax"
 # From the ground up; what stands on one line does not import from each other.
 FLOORS = (
     ("resjax", "resjax.errors"),
-    ("resjax.files", "resjax.interrupt", "resjax.machine", "resjax.markdown", "resjax.paths", "resjax.tie"),
+    (
+        *("resjax.allocation", "resjax.files", "resjax.interrupt", "resjax.machine", "resjax.markdown"),
+        *("resjax.paths", "resjax.tie"),
+    ),
     ("resjax.models", "resjax.data"),
     ("resjax.config",),
     ("resjax.checks",),

@@ -11,10 +11,11 @@ Writes NAME.png and NAME.json into DIR, the first run's `analysis/` by default, 
     python -m resjax.analysis responses --workdir=runs/plain-56 --workdir=runs/v1-56
 """
 
-from resjax import interrupt
+from resjax import allocation, interrupt
 
 if __name__ == "__main__":
     interrupt.leave_at_once()  # before the imports, which take seconds
+    allocation.keep()
 elif __name__ == "__mp_main__":
     from resjax.data import worker
 

@@ -29,10 +29,11 @@ import time
 
 BEGAN = time.monotonic()  # before the imports, which are part of what a person waits for
 
-from resjax import interrupt
+from resjax import allocation, interrupt
 
 if __name__ == "__main__":
     interrupt.leave_at_once()  # before the imports, which take seconds
+    allocation.keep()
 
 import json
 import os

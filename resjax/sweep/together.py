@@ -11,10 +11,11 @@ each saves its own step. Several devices are dealt out: each run has its part of
 Exit codes: 0 done, 1 a run failed, 2 bad input, 75 stopped by a signal with the states saved.
 """
 
-from resjax import interrupt
+from resjax import allocation, interrupt
 
 if __name__ == "__main__":
     interrupt.leave_at_once()  # before the imports, which take seconds
+    allocation.keep()
 elif __name__ == "__mp_main__":
     from resjax.data import worker
 
