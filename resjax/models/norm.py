@@ -120,7 +120,8 @@ def _backward(
     dx = a * (g - mean_g) - c * ((wide - guess) - rest)
     n = x.size // rstd.size
     groups = tuple(range(x.ndim - 1))
-    dgamma, dbeta = ((n * mean).sum(groups, keepdims=True) for mean in (rstd * cov, mean_g))
+    # Multiplied last: n mean(g) is a sum again, and summing that over the groups another pass over all of g.
+    dgamma, dbeta = (n * mean.sum(groups, keepdims=True) for mean in (rstd * cov, mean_g))
     return dx.astype(x.dtype), dgamma.astype(gamma.dtype), dbeta.astype(beta.dtype)
 
 
