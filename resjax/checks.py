@@ -303,6 +303,7 @@ FREE = {
     "data.workers",
     "data.placement",
     "steps_per_call",
+    "model.convolution",
     "model.scan",
     "model.remat",
 }

@@ -264,6 +264,7 @@ FREE = {
     "data.workers",
     "data.placement",
     "steps_per_call",
+    "model.convolution",
     "model.scan",
     "model.remat",
 }

@@ -59,6 +59,7 @@ COMMON = {
     "model.init": "fan_out",
     "model.init_gain": 2.0,
     "model.dtype": "float32",
+    "model.convolution": "auto",
     "model.scan": False,
     "model.remat": False,
     "data.dir": "",

@@ -19,7 +19,7 @@ FIELDS = {
     *("bn_momentum", "bn_epsilon", "input_size", "input_channels", "num_classes"),
     *("init", "init_gain", "zero_gamma"),  # a twin starts from a copy of the weights
     "bn_group",  # the benchmark says that twins normalise over the whole batch
-    "scan",  # the same function
+    *("scan", "convolution"),  # the same function
 }
 VALUES = {
     "gate": ("none", "exclusive", "shortcut_only"),

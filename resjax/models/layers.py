@@ -1,12 +1,14 @@
 """What each kind of layer does. A new kind is one entry of `RUN`, and its cost in `counts` if it has parameters."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from resjax.models import convolution
 from resjax.models.layout import Layer, Layers
 from resjax.models.norm import BatchNorm
 from resjax.models.spec import Spec
@@ -57,6 +59,7 @@ def convolve(spec: Spec, layer: Layer, x: jax.Array, train: bool) -> jax.Array:
         strides=layer.stride,
         padding=[(layer.kernel // 2, layer.kernel // 2)] * 2,
         feature_group_count=layer.groups,
+        conv_general_dilated=partial(convolution.convolve, how=spec.convolution),
         **weight_options(spec, layer),
     )(x)
 

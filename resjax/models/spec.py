@@ -131,6 +131,7 @@ CHOICES = {
     "activation": ("relu", "sigmoid"),
     "init": ("fan_out", "fan_in"),
     "dtype": ("float32", "bfloat16"),
+    "convolution": ("auto", "products", "xla"),
 }
 GATE = ("gate", "gate_layers", "gate_bias")
 # Far beyond any network, and small enough that nothing counted from them exceeds what a machine counts.
@@ -228,6 +229,8 @@ class Spec:
     # Execution: the function is the same, and so are the parameters, up to the exact conversion of
     # `resjax.models.scan`.
     dtype: str = "float32"  # of convolutions; parameters, statistics and logits stay float32
+    # auto: on a CPU matrix products where they are faster | products | xla: its own everywhere
+    convolution: str = "auto"
     # The identical units of a stage as one compiled body. It draws other fresh weights than the unrolled form.
     scan: bool = False
     remat: bool = False  # recompute each unit's activations in the backward pass

@@ -69,8 +69,8 @@ def device_room(mesh: Mesh) -> int:
 def stride(config: ConfigDict, durations: Durations, on_device: bool) -> int:
     """Steps that one call takes.
 
-    1 on a CPU, where XLA's convolutions are slow inside a loop, and for batches from the host, which would have to
-    wait for each other. Else so many that calls, whose last ones before an evaluation or a checkpoint are not
+    1 on a CPU, where a call costs next to nothing, and for batches from the host, which would have to wait for each
+    other. Else so many that calls, whose last ones before an evaluation or a checkpoint are not
     filled, compute the least in all, if a call itself counts as one step.
     """
     if config.steps_per_call:

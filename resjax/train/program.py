@@ -90,6 +90,10 @@ def build(
       stride: as in `Program`.
       devices: those that the mesh is made of; all by default.
     """
+    o = config.optimizer
+    in_a_loop = spec.scan or o.accumulate > 1 or stride > 1
+    if spec.convolution == "auto" and in_a_loop and jax.default_backend() == "cpu":
+        spec = dataclasses.replace(spec, convolution="products")  # XLA's own are slow there
     mesh = make_mesh(config, devices)
     rate = learning_rate(config, durations)
     model, tx = ResNet(spec), optimizer(config, rate)
@@ -100,7 +104,6 @@ def build(
         sharding.batch_sharding(mesh),
         sharding.replicated(mesh),
     )
-    o = config.optimizer
     one_step = make_train_step(model, tx, rate, label_smoothing=o.label_smoothing, accumulate=o.accumulate)
     one_eval = make_eval_step(model)
     where = jax.tree.map(lambda x: x.sharding, data["train"]) if data else None

@@ -144,7 +144,7 @@ VALUES = {
     "num_classes": 5,
 }
 # These act outside the layers' description.
-ELSEWHERE = {"bn_group", "bn_momentum", "bn_epsilon", "init", "init_gain", "dtype", "scan", "remat"}
+ELSEWHERE = {"bn_group", "bn_momentum", "bn_epsilon", "init", "init_gain", "dtype", "convolution", "scan", "remat"}
 # These belong to bottlenecks, with which the rest is tested.
 BOTTLENECKS = {"stride_on": "3x3", "groups": 2}
 
