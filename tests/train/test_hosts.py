@@ -203,7 +203,10 @@ def test_stopped_in_calls_of_several_steps(pair, together, tmp_path, read_record
     assert f"resumed  from step {at}\n" in first.stderr
     found, whole = (read_records(workdir, "train") for workdir in (tmp_path / "run", together))
     assert [record["step"] for record in found] == list(range(1, 61))
-    np.testing.assert_allclose([r["loss"] for r in found], [r["loss"] for r in whole], rtol=0, atol=1e-3)
+    # Two programs round differently, and a ReLU that rounding flips sets them apart.
+    for steps, bound in ((10, 2e-5), (60, 1e-2)):
+        losses = [[record["loss"] for record in records[:steps]] for records in (found, whole)]
+        np.testing.assert_allclose(*losses, rtol=0, atol=bound)
 
 
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="sets a limit on another process, as Linux can")
