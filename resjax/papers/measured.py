@@ -6,7 +6,7 @@
 The first copies the summary of every finished run below W (the folder of a run, sweep or table) into
 `results/NAME.json`; with `--benchmark=FILE` it copies what `python -m resjax.benchmark --out=FILE` wrote, with
 `--drill=FILE` the drill.json of `python -m resjax.drill`. Both rewrite `results/README.md`, a table for each
-record, and the two tables of the README, between their marks: no number is entered by hand. It works only in a
+record, and the tables of the README, between their marks: no number is entered by hand. It works only in a
 checkout of the repository.
 """
 
@@ -72,8 +72,9 @@ def main(argv: list[str]) -> None:
     readme = ROOT / "README.md"
     files.replace(RESULTS / "README.md", HEAD + section(RESULTS))
     text = fill(readme.read_text(), summary(RESULTS))
+    text = fill(text, speed(RESULTS), "speed")
     files.replace(readme, fill(text, drill(RESULTS), "drill"))
-    print(f"wrote {RESULTS / 'README.md'} and the table of {readme}", file=sys.stderr)
+    print(f"wrote {RESULTS / 'README.md'} and the tables of {readme}", file=sys.stderr)
 
 
 def collect(workdir: Path) -> dict[str, list[dict[str, Any]]]:
@@ -112,6 +113,31 @@ def drill(results: Path) -> str:
     """The faults of the record `drill`, with its command and its machine."""
     record = json.loads((results / "drill.json").read_text())
     return f"{report.text(record['drill'])}\n`{record['command']}` on {record['hardware']}\n"
+
+
+def speed(results: Path) -> str:
+    """Every benchmark of one config in a line, with the command and the machine of each."""
+    rows, notes = [], []
+    for path in sorted(results.glob("benchmark-*.json")):
+        record = json.loads(path.read_text())
+        found = record["benchmark"]
+        if "suite" in found:
+            continue
+        ratios = [f"{found[ratio]:.2f}" if ratio in found else "" for ratio in ("ratio_to_flax", "ratio_to_pytorch")]
+        rows.append(
+            [
+                found["network"],
+                found["versions"]["jax"],
+                f"{1e3 * found['step_seconds']:.1f}",
+                f"{found['images_per_second']:,.0f}",
+                *ratios,
+                f"{found['save_step_ratio']:.2f}",
+                f"{1e-6 * found['peak_memory_bytes']:,.0f}",
+            ]
+        )
+        notes.append(f"* {found['network']}, JAX {rows[-1][1]}: `{record['command']}` on {record['hardware']}\n")
+    columns = ["", "JAX", "step, ms", "images/s", "x stock Flax", "x PyTorch", "step while saving", "memory, MB"]
+    return f"{markdown.table(columns, rows)}\n\n{''.join(notes)}"
 
 
 def summary(results: Path) -> str:
@@ -157,6 +183,7 @@ def benchmark_table(found: dict[str, Any]) -> str:
         "images_per_second": ("images/s", "{:,.0f}"),
         "loop_overhead": ("the loop over the bare step, %", "{:.1f}"),
         "input_wait": ("waiting for input, %", "{:.2f}"),
+        "save_step_ratio": ("a step while a checkpoint is saved, over one by itself", "{:.2f}"),
         "peak_memory_bytes": ("peak memory, MB", "{:,.0f}"),
         "forward_seconds": ("forward, ms", "{:.1f}"),
         "gradient_seconds": ("forward and backward, ms", "{:.1f}"),

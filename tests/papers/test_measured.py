@@ -13,6 +13,7 @@ def test_both_files_are_made_from_the_results():
     readme = (measured.ROOT / "README.md").read_text()
     assert measured.fill(readme, measured.summary(measured.RESULTS)) == readme
     assert measured.fill(readme, measured.drill(measured.RESULTS), "drill") == readme
+    assert measured.fill(readme, measured.speed(measured.RESULTS), "speed") == readme
     every = measured.section(measured.RESULTS)
     assert (measured.RESULTS / "README.md").read_text() == measured.HEAD + every
     for path in measured.RESULTS.glob("*.json"):
