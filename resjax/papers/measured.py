@@ -123,7 +123,9 @@ def speed(results: Path) -> str:
         found = record["benchmark"]
         if "suite" in found:
             continue
-        ratios = [f"{found[ratio]:.2f}" if ratio in found else "" for ratio in ("ratio_to_flax", "ratio_to_pytorch")]
+        ratios = [
+            f"{found[ratio]:.2f}" if ratio in found else "" for ratio in ("ratio_to_flax", "ratio_to_pytorch")
+        ]
         rows.append(
             [
                 found["network"],
