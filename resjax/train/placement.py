@@ -70,8 +70,8 @@ def stride(config: ConfigDict, durations: Durations, on_device: bool) -> int:
     """Steps that one call takes.
 
     1 on a CPU, where a call costs next to nothing, and for batches from the host, which would have to wait for each
-    other. Else so many that calls, whose last ones before an evaluation or a checkpoint are not
-    filled, compute the least in all, if a call itself counts as one step.
+    other. Else so many that calls, whose last ones before an evaluation or a checkpoint are not filled, compute the
+    least in all, if a call itself counts as one step.
     """
     if config.steps_per_call:
         return config.steps_per_call
