@@ -32,13 +32,12 @@ def test_the_command_prints_one_json_object(capsys, tmp_path):
     assert found["compilation_cache"] == "miss"
     times = [v for k, v in found.items() if k.endswith("_seconds")]
     assert len(times) == (12 if HAS_TORCH else 10)
-    assert all(0 < t < 600 for t in times)
+    assert all(t > 0 for t in times)
     assert math.isclose(found["images_per_second"], 16 / found["step_seconds"])
     assert math.isclose(found["flop_per_second"], 6 * found["macs"] * found["images_per_second"])
     assert 0 <= found["input_wait"] <= 1
     assert found["loop_overhead"] > -1
     assert found["save_step_ratio"] > 0
-    assert found["forward_seconds"] < found["gradient_seconds"]
     assert found["peak_memory_bytes"] > 2**20
     assert math.isclose(found["ratio_to_flax"], found["flax_step_seconds"] / found["step_seconds"])
     assert ("ratio_to_pytorch" in found) == HAS_TORCH
