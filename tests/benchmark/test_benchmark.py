@@ -1,6 +1,7 @@
 import importlib.util
 import json
 import math
+import time
 
 import pytest
 
@@ -24,7 +25,8 @@ def _speed_is_not_tested_here(quick_compilation):
     pass
 
 
-def test_the_command_prints_one_json_object(capsys, tmp_path):
+def test_the_command_prints_one_json_object(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "BEGAN", time.monotonic())  # not when this worker of the tests started
     assert benchmark.main([*SMALL, "--steps=3", f"--out={tmp_path / 'x.json'}", "--cold"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert json.loads((tmp_path / "x.json").read_text()) == found
@@ -32,7 +34,7 @@ def test_the_command_prints_one_json_object(capsys, tmp_path):
     assert found["compilation_cache"] == "miss"
     times = [v for k, v in found.items() if k.endswith("_seconds")]
     assert len(times) == (12 if HAS_TORCH else 10)
-    assert all(t > 0 for t in times)
+    assert all(0 < t < 600 for t in times)
     assert math.isclose(found["images_per_second"], 16 / found["step_seconds"])
     assert math.isclose(found["flop_per_second"], 6 * found["macs"] * found["images_per_second"])
     assert 0 <= found["input_wait"] <= 1
