@@ -20,12 +20,14 @@ from absl import flags
 
 from resjax import cli
 from resjax.errors import BadInput, unknown
-from resjax.papers import TABLES, Table
-from resjax.papers.recipe import sweep
+from resjax.papers import TABLES, Table, status
+from resjax.papers.recipe import CONFIGS, sweep
 from resjax.papers.report import Report
 from resjax.sweep.conduct import conduct, define, say
 from resjax.sweep.definition import MOST_SEEDS
 from resjax.sweep.plan import Run, plan
+
+RESULTS = CONFIGS.parent / "results"
 
 
 def define_all(values: flags.FlagValues) -> None:
@@ -40,7 +42,7 @@ def define_all(values: flags.FlagValues) -> None:
 def main(argv: list[str]) -> int:
     if argv[:1] == ["list"]:
         cli.parse(argv[1:], lambda values: None, config=False)
-        print(listing())
+        print(listing(RESULTS))
         return 0
     name = argv.pop(0) if argv and not argv[0].startswith("-") else ""
     values = cli.parse(argv, define_all, config=False)
@@ -84,19 +86,29 @@ def unknown_row(name: str, table: Table) -> str:
     return unknown("--rows", name, [row.name for row in table.rows])
 
 
-def listing() -> str:
-    """Every table with what it shows and its rows."""
+def listing(results: Path) -> str:
+    """Every table with what it shows, and its rows by how far the records in `results` say that they were run."""
+    records = status.recorded(results)
     width = max(map(len, TABLES)) + 2
-    blocks = []
+    lines, whole, total = [], 0, 0
+
+    def add(text: str, name: str = "") -> None:
+        first, *rest = textwrap.wrap(text, 80 - width, break_on_hyphens=False)
+        lines.extend([name.ljust(width) + first, *(" " * width + line for line in rest)])
+
     for name, table in TABLES.items():
-        rows = ", ".join(row.name for row in table.rows)
-        for indent, text in ((name.ljust(width), table.what), (" " * width, f"{len(table.rows)} rows: {rows}")):
-            blocks.append(
-                textwrap.fill(
-                    text, 80, initial_indent=indent, subsequent_indent=" " * width, break_on_hyphens=False
-                )
-            )
-    return "\n".join(blocks)
+        add(f"{table.what}; {len(table.rows)} rows", name)
+        by_status: dict[str, list[str]] = {}
+        for row in table.rows:
+            runs = status.ran(table, row, records)
+            by_status.setdefault("; ".join(map(str, runs)) or "not run", []).append(row.name)
+            if table.data[0] != "digits":
+                total += 1
+                whole += any(run.data == table.data[0] and run.share == 1 for run in runs)
+        for text, rows in sorted(by_status.items(), key=lambda item: item[0] == "not run"):
+            add(f"{text}: {', '.join(rows)}")
+    lines.append(f"{whole} of {total} rows were run at full length on the papers' data, says results/")
+    return "\n".join(lines)
 
 
 def draw(table: Table, runs: list[Run], taken: dict[str, str], workdir: Path, budget: float) -> None:

@@ -3,11 +3,11 @@
     python -m resjax.papers.measured --add=NAME --workdir=W --title="..." --command="..." --hardware="..."
     python -m resjax.papers.measured
 
-The first copies the summary of every finished run below W (the folder of a run, sweep or table) into
-`results/NAME.json`; with `--benchmark=FILE` it copies what `python -m resjax.benchmark --out=FILE` wrote, with
-`--drill=FILE` the drill.json of `python -m resjax.drill`. Both rewrite `results/README.md`, a table for each
-record, and the tables of the README, between their marks: no number is entered by hand. It works only in a
-checkout of the repository.
+The first copies the summary of every finished run below W (the folder of a run, sweep or table), and the config of
+every variant, into `results/NAME.json`; with `--benchmark=FILE` it copies what
+`python -m resjax.benchmark --out=FILE` wrote, with `--drill=FILE` the drill.json of `python -m resjax.drill`. Both
+rewrite `results/README.md`, a table for each record, and the tables of the README, between their marks: no number
+is entered by hand. It works only in a checkout of the repository.
 """
 
 from resjax import interrupt
@@ -21,9 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
+from ml_collections import ConfigDict
 
-from resjax import cli, files, markdown
+from resjax import checks, cli, files, markdown
 from resjax.benchmark import report as suite
+from resjax.config import plain, restored
 from resjax.drill import report
 from resjax.errors import BadInput
 from resjax.sweep.results import show
@@ -67,7 +69,8 @@ def main(argv: list[str]) -> None:
         copied = [kind for kind in ("benchmark", "drill") if getattr(values, kind)]
         content: dict[str, Any] = {kind: files.read_json(Path(getattr(values, kind))) for kind in copied}
         if not copied:
-            content = {"runs": collect(Path(values.workdir))}
+            runs, configs = collect(Path(values.workdir))
+            content = {"runs": runs, "configs": configs}
         files.write_json(RESULTS / f"{values.add}.json", about | content)
     readme = ROOT / "README.md"
     files.replace(RESULTS / "README.md", HEAD + section(RESULTS))
@@ -77,20 +80,25 @@ def main(argv: list[str]) -> None:
     print(f"wrote {RESULTS / 'README.md'} and the tables of {readme}", file=sys.stderr)
 
 
-def collect(workdir: Path) -> dict[str, list[dict[str, Any]]]:
-    """The summaries of the finished runs below a folder, by variant: the folder above the seed's.
+def collect(workdir: Path) -> tuple[dict[str, list[dict[str, Any]]], dict[str, dict[str, Any]]]:
+    """The summaries of the finished runs below a folder and one config, by variant: the folder above the seed's.
 
     Raises:
-      BadInput: if there is none.
+      BadInput: if there is none, or if runs of one variant differ in more than the seed.
     """
     runs: dict[str, list[dict[str, Any]]] = {}
+    configs: dict[str, ConfigDict] = {}
     for run in sorted(path.parent for path in workdir.rglob(run_summary.NAME)):
         name = run.parent.name if run.name.startswith("seed") else run.name
         if found := run_summary.read(run):
+            config = restored(files.read_json(run / "config.json"), run / "config.json")
+            config.seed, config.data.dir = 0, ""  # in which the variant's runs differ, and a folder of ours
+            if changed := checks.differences(configs.setdefault(name, config), config):
+                raise BadInput(f"--workdir={workdir}: two runs are named {name} ({changed[0]}); add one at a time")
             runs.setdefault(name, []).append(found)
     if not runs:
         raise BadInput(f"--workdir={workdir} holds no finished run; give the folder of a run, sweep or table")
-    return runs
+    return runs, {name: plain(config) for name, config in configs.items()}
 
 
 def section(results: Path) -> str:

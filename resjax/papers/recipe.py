@@ -10,7 +10,7 @@ from resjax.config import flatten, network, plain, shorten
 from resjax.models.published import imagenet
 from resjax.papers.table import IMAGENET, Row, Table
 from resjax.sweep import Sweep, Variant
-from resjax.sweep.plan import text
+from resjax.sweep.plan import arguments
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 FILES = {"cifar10": "cifar10.py", "imagenet2012": "imagenet.py", "digits": "digits.py"}
@@ -62,7 +62,7 @@ def _imagenet_on_digits(row: Row) -> dict[str, Any]:
 
 def _shortened(config: str, overrides: dict[str, Any], budget: float) -> dict[str, Any]:
     """The fields that a budget changes, with their new values."""
-    loaded = cli.load([f"--config={config}", *(f"--config.{f}={text(v)}" for f, v in overrides.items())])
+    loaded = cli.load(arguments(Variant(overrides, config)))
     before = flatten(plain(loaded))
     shorten(loaded, budget)
     after = flatten(plain(loaded))

@@ -17,7 +17,7 @@ from resjax.data.resolve import Resolved, resolve
 from resjax.errors import INTERRUPTED, BadInput
 from resjax.models import counts
 from resjax.models.spec import Spec
-from resjax.sweep.definition import Sweep
+from resjax.sweep.definition import Sweep, Variant
 from resjax.train import summary
 
 DEFINITION = "sweep.json"
@@ -143,19 +143,23 @@ def plan(sweep: Sweep, workdir: Path) -> list[Run]:
     """
     runs = []
     for name, variant in sweep.variants().items():
-        fields = {field: text(value) for field, value in variant.overrides.items()}
-        arguments = (f"--config={variant.config}", *(f"--config.{f}={v}" for f, v in fields.items()))
+        own = arguments(variant)
         try:
-            config = cli.load(list(arguments))
+            config = cli.load(own)
             # Whether the mesh fits the machine is for the run to see: asking for devices here would take them.
             checks.validate(config, abs(config.mesh.data * config.mesh.fsdp))
         except BadInput as error:
             raise BadInput(f"run {name!r}: {error}") from error
         for seed in sweep.seeds:
-            own = config.copy_and_resolve_references()
-            own.seed = seed
-            runs.append(Run(name, seed, workdir / "runs" / name / f"seed{seed}", arguments, own))
+            seeded = config.copy_and_resolve_references()
+            seeded.seed = seed
+            runs.append(Run(name, seed, workdir / "runs" / name / f"seed{seed}", tuple(own), seeded))
     return runs
+
+
+def arguments(variant: Variant) -> list[str]:
+    """A variant as arguments of resjax.main, without a seed and a workdir."""
+    return [f"--config={variant.config}", *(f"--config.{f}={text(v)}" for f, v in variant.overrides.items())]
 
 
 def look_up(config: ConfigDict) -> Resolved:

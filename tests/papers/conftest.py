@@ -8,6 +8,10 @@ import pytest
 from resjax.sweep import plan
 
 ROOT = Path(__file__).resolve().parents[2]
+SUMMARY = {
+    **{"test_accuracy_top5": 1.0, "test_accuracy": 0.9, "train_accuracy": 0.5, "seconds": 1.0, "steps": 1},
+    **{"images_per_second": 100.0, "params": 9, "state_digest": "0", "device": "1 x cpu"},
+}
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from resjax.config import default, plain
 from resjax.errors import BadInput
 from resjax.papers import measured
 
@@ -36,14 +37,26 @@ def test_table_of_runs(tmp_path):
         (folder / "summary.json").write_text(
             json.dumps(summary | {"seconds": 10 * seed, "images_per_second": 1000})
         )
-    table = measured.runs_table(measured.collect(tmp_path))
+        config = default()
+        config.seed, config.data.dir, config.data.workers = seed, "/ours", seed
+        (folder / "config.json").write_text(json.dumps(plain(config)))
+    runs, configs = measured.collect(tmp_path)
+    assert (configs.keys(), configs["A"]["data"]["dir"]) == ({"A"}, "")
+    table = measured.runs_table(runs)
     cells = [cell.strip() for cell in table.splitlines()[-1].strip("|").split("|")]
     assert cells == ["A", "3.00 ± 1.41 (2)", "0.00 ± 0.00", "1,234", "5", "5", "1,000"]
+
+    config.batch_size = 64
+    (folder / "config.json").write_text(json.dumps(plain(config)))
+    with pytest.raises(BadInput, match=r"two runs are named A \(batch_size: 128 there, 64 here\)"):
+        measured.collect(tmp_path)
 
 
 def test_every_record_says_how_it_was_made():
     for path in measured.RESULTS.glob("*.json"):
         record = json.loads(path.read_text())
+        if " resjax.papers " in record["command"]:  # by these configs the list knows which rows were run
+            assert record["configs"].keys() == record["runs"].keys()
         assert record["hardware"]
         assert re.search(r"python -m resjax\.\w+ ", record["command"])
 
