@@ -4,7 +4,7 @@
   gradients  the gradient's norm by depth, at the start and during training
   branches   the size of the residual branch beside its shortcut, unit by unit
   curves     training and test error overlaid (v1 Fig. 1 and 6); of a sweep, means over seeds
-  lesion     accuracy when units are removed
+  lesion     accuracy when units are removed; of a sweep, means over seeds
 
 Writes NAME.png and NAME.json into DIR, the first run's `analysis/` by default, and the same into TensorBoard.
 
@@ -48,7 +48,10 @@ ANALYSES: dict[str, ModuleType] = {
 
 def define(values: flags.FlagValues) -> None:
     flags.DEFINE_multi_string(
-        "workdir", None, "A run, or a sweep (curves); repeat it, or separate with commas.", flag_values=values
+        "workdir",
+        None,
+        "A run, or a sweep (curves, lesion); repeat it, or separate with commas.",
+        flag_values=values,
     )
     flags.DEFINE_string("out", None, "Where to write; RUN/analysis by default.", flag_values=values)
     flags.DEFINE_string(
@@ -90,7 +93,7 @@ def analyse(name: str, runs: dict[str, OpenedRun], options: Options, out: Path) 
     """
     analysis = ANALYSES[name]
     for run in runs.values():  # before any of them is measured, which may take long
-        if analysis is not curves and len(run.seeds) > 1:
+        if analysis not in (curves, lesion) and len(run.seeds) > 1:
             raise BadInput(f"{name} looks into a run, not a whole sweep: give one, such as --workdir={run.workdir}")
         if options.step is not None:
             run.find(options.step)

@@ -62,15 +62,40 @@ def choices(n: int, draws: int, seed: int) -> Iterator[np.ndarray]:
 
 
 def measure(run: OpenedRun, options: Options) -> dict[str, Any]:
-    """Test accuracy: `whole`, without each one of `units` (`single`), and without random sets (`random`).
+    """Test accuracy of every seed: `whole` [S], `single` [S][U] without each one of `units`, and `random`.
+
+    For each number of units that are `removed`, `random` holds the `accuracy` [S][draws] without as many at random.
 
     Raises:
-      BadInput: if every unit changes its input's shape.
+      BadInput: if every unit changes its input's shape, or the seeds are at different steps.
     """
-    spec, step = run.spec, run.find(options.step)
-    able = removable(spec)
+    spec, able = run.spec, removable(run.spec)
     if not able:
         raise BadInput(f"--workdir={run.workdir}: every unit changes its input's shape, so none can be removed")
+    seeds = [OpenedRun.open(workdir) for workdir in run.seeds]
+    steps = [seed.find(options.step) for seed in seeds]
+    if len(set(steps)) > 1:
+        raise BadInput(
+            f"--workdir={run.workdir}: its seeds are at steps {', '.join(map(str, steps))}; finish them, or give a "
+            "--step that all have saved"
+        )
+    found = [measure_seed(seed, steps[0], options) for seed in seeds]
+    return {
+        **run.facts(),
+        "step": steps[0],
+        "seeds": len(seeds),
+        "images": found[0]["images"],
+        "classes": spec.num_classes,
+        "units": [modules.name(path) for path in able],
+        "whole": [one["whole"] for one in found],
+        "single": [one["single"] for one in found],
+        "random": [{"removed": k, "accuracy": [one["random"][k] for one in found]} for k in found[0]["random"]],
+    }
+
+
+def measure_seed(run: OpenedRun, step: int, options: Options) -> dict[str, Any]:
+    """What `measure` collects, of one run; `random` is by the number of removed units."""
+    spec, n = run.spec, len(removable(run.spec))
     variables = run.variables(step)
     size = min(run.config.batch_size, options.images or run.experiment.dataset.test_size)
     with closing(run.experiment.dataset.evaluate("test", size)) as batches:
@@ -83,17 +108,13 @@ def measure(run: OpenedRun, options: Options) -> dict[str, Any]:
         ]
 
     random: dict[int, list[float]] = {}
-    for removed in choices(len(able), options.draws or DRAWS, run.config.seed):
+    for removed in choices(n, options.draws or DRAWS, run.config.seed):
         random.setdefault(int(removed.sum()), []).append(accuracy(removed))
     return {
-        **run.facts(),
-        "step": step,
         "images": int(sum(batch["mask"].sum() for batch in images)),
-        "classes": spec.num_classes,
-        "whole": accuracy(np.zeros(len(able), bool)),
-        "units": [modules.name(path) for path in able],
-        "single": [accuracy(one) for one in np.eye(len(able), dtype=bool)],
-        "random": [{"removed": k, "accuracy": values} for k, values in random.items()],
+        "whole": accuracy(np.zeros(n, bool)),
+        "single": [accuracy(one) for one in np.eye(n, dtype=bool)],
+        "random": random,
     }
 
 
@@ -101,27 +122,22 @@ def plot(found: Mapping[str, Any], path: Path) -> None:
     """Accuracy without each unit on the left (dashed: whole network); against the number removed on the right."""
     counts = ", ".join(sorted({f"{run['images']:,}" for run in found.values()}))
     caption = (
-        f"{figure.about(found)}; accuracy on {counts} test images; bands: ± one standard deviation of the draws"
+        f"{figure.about(found)}; accuracy on {counts} test images; lines: means; bands: ± one sample standard "
+        "deviation, on the left of the seeds, on the right of seeds and draws"
     )
     with figure.panels(path, 1, 2, (11, 4.8), caption, sharey=True) as [[left, right]]:
         for colour, (label, run) in enumerate(found.items()):
-            one, whole, single = f"C{colour}", 100 * run["whole"], 100 * np.array(run["single"])
-            left.plot(
-                range(1, len(single) + 1),
-                single,
-                ".-",
-                color=one,
-                lw=1.2,
-                label=f"{label}, step {run['step']:,}, without the unit",
-            )
-            left.axhline(whole, color=one, ls="--", lw=1, label=f"{label}, whole: {whole:.1f} %")
-            draws = [100 * np.array(at["accuracy"]) for at in run["random"]]
-            k = np.array([0, *(at["removed"] for at in run["random"])])
-            mean = np.array([whole, *(values.mean() for values in draws)])
-            spread = np.array([0, *(values.std() for values in draws)])
-            right.plot(k, mean, ".-", color=one, lw=1.2, label=f"{label}, mean of {len(draws[0])} draws ± std")
-            band = np.clip([mean - spread, mean + spread], 0, 100)
-            right.fill_between(k, *band, color=one, alpha=0.15, lw=0)
+            one, whole, single = f"C{colour}", 100 * np.array(run["whole"]), 100 * np.array(run["single"])
+            n = f" (n={run['seeds']})" if run["seeds"] > 1 else ""
+            units = np.arange(1, single.shape[1] + 1)
+            band(left, units, single, one, f"{label}{n}, step {run['step']:,}, without the unit")
+            left.axhline(whole.mean(), color=one, ls="--", lw=1, label=f"{label}, whole: {whole.mean():.1f} %")
+            k = [0, *(at["removed"] for at in run["random"])]
+            # [S, draws, k]: without any removed, all draws are the whole network
+            draws = 100 * np.stack([np.array(at["accuracy"]) for at in run["random"]], -1)
+            whole = np.broadcast_to(whole[:, None, None], (*draws.shape[:2], 1))
+            values = np.concatenate([whole, draws], -1).reshape(-1, len(k))
+            band(right, k, values, one, f"{label}{n}, {draws.shape[1]} draws of each number")
             chance = 100 / run["classes"]
         for axes in (left, right):
             axes.axhline(chance, color="grey", ls=":", lw=1, label="chance")
@@ -131,6 +147,15 @@ def plot(found: Mapping[str, Any], path: Path) -> None:
         figure.by_depth(right, "number of units removed at random")
 
 
+def band(axes: Any, x: Any, values: np.ndarray, colour: str, label: str) -> None:
+    """The mean of [n, X] values against x, and around it one sample standard deviation within 0 to 100."""
+    mean = values.mean(0)
+    axes.plot(x, mean, ".-", color=colour, lw=1.2, label=label)
+    if len(values) > 1:
+        spread = values.std(0, ddof=1)
+        axes.fill_between(x, *np.clip([mean - spread, mean + spread], 0, 100), color=colour, alpha=0.15, lw=0)
+
+
 def profiles(found: Any) -> dict[str, list[float]]:
-    """Accuracy without each unit."""
-    return {"accuracy without the unit": found["single"]}
+    """Accuracy without each unit, the mean over the seeds."""
+    return {"accuracy without the unit": np.mean(found["single"], axis=0).tolist()}

@@ -41,8 +41,9 @@ def make_workdir(parent, config):
     return parent
 
 
-def save_start(workdir, config):
+def save_start(workdir, config, seed=0):
     """A run whose weights after two steps are those of its start."""
+    config.seed = seed
     make_workdir(workdir, config)
     state = TrainState(jnp.int32(2), **fresh(network(config), config.seed), opt_state={"none": jnp.zeros(1)})
     with closing(Checkpoints(workdir, 2)) as checkpoints:

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from resjax.errors import BadInput
 from resjax.evaluation.evaluate import make_eval_step
 from resjax.models.resnet import ResNet
 from resjax.models.spec import Spec
-from tests.analysis.conftest import TINY, fresh, make_config, make_workdir
+from tests.analysis.conftest import TINY, fresh, make_config, make_workdir, save_start
 
 
 def test_only_units_that_keep_their_shape_can_go():
@@ -53,17 +54,59 @@ def test_one_compilation_serves_every_choice(residual):
     found = lesion.measure(OpenedRun.open(residual), Options(images=32, draws=2))
     assert lesion.lesioned._cache_size() <= before + 1
     assert found["units"] == ["stage1/unit0", "stage1/unit1", "stage2/unit1"]
-    assert len(found["single"]) == 3
+    assert [len(single) for single in found["single"]] == [3]
     assert [at["removed"] for at in found["random"]] == [1, 2, 3]
-    assert all(len(at["accuracy"]) == 2 for at in found["random"])
+    assert all([len(draws) for draws in at["accuracy"]] == [2] for at in found["random"])
     # All units at once is one choice only.
-    assert len(set(found["random"][-1]["accuracy"])) == 1
+    assert len(set(found["random"][-1]["accuracy"][0])) == 1
 
 
 def test_the_whole_network_has_its_own_accuracy(residual):
     found = lesion.measure(OpenedRun.open(residual), Options(draws=1))
     assert found["images"] == 360
-    assert found["whole"] == json.loads((residual / "summary.json").read_text())["test_accuracy"]
+    assert found["whole"] == [json.loads((residual / "summary.json").read_text())["test_accuracy"]]
+
+
+def test_every_seed_is_measured_and_drawn(tmp_path, drawn):
+    """Of other weights here, so that the mean is neither seed's own."""
+    seeds = [tmp_path / "sweep" / f"seed{seed}" for seed in (0, 1)]
+    for seed, workdir in enumerate(seeds):
+        save_start(workdir, make_config(), seed)
+    options = Options(images=32, draws=2)
+    alone = [lesion.measure(OpenedRun.open(workdir), options) for workdir in seeds]
+    found = lesion.measure(OpenedRun.open(*seeds), options)
+    assert found["seeds"] == 2
+    assert found["single"] == [one["single"][0] for one in alone]
+    assert found["single"][0] != found["single"][1]
+    assert found["whole"] == [one["whole"][0] for one in alone]
+    assert [at["accuracy"] for at in found["random"]] == [
+        [one["random"][k]["accuracy"][0] for one in alone] for k in range(3)
+    ]
+    lesion.plot({"both": found}, tmp_path / "x.png")
+    left, _ = drawn[0].axes
+    single = 100 * np.array(found["single"])
+    np.testing.assert_allclose(left.lines[0].get_ydata(), single.mean(0))
+    edge = left.collections[0].get_paths()[0].vertices
+    half = np.abs(single[0] - single[1]) / 2**0.5  # the sample standard deviation of two
+    for unit in (1, 2, 3):
+        own = edge[edge[:, 0] == unit, 1]
+        mean = single[:, unit - 1].mean()
+        ends = np.clip([mean - half[unit - 1], mean + half[unit - 1]], 0, 100)
+        np.testing.assert_allclose((own.min(), own.max()), ends)
+    assert "both (n=2)" in left.get_legend().get_texts()[0].get_text()
+    assert lesion.profiles(found) == {"accuracy without the unit": list(np.mean(found["single"], axis=0))}
+
+
+def test_seeds_at_different_steps_are_refused(residual, tmp_path):
+    for seed, kept in enumerate((("2", "4"), ("2",))):
+        workdir = tmp_path / f"seed{seed}"
+        shutil.copytree(residual, workdir)
+        for step in {"2", "4"} - set(kept):
+            shutil.rmtree(workdir / "checkpoints" / step)
+    run = OpenedRun.open(tmp_path / "seed0", tmp_path / "seed1")
+    with pytest.raises(BadInput, match="its seeds are at steps 4, 2"):
+        lesion.measure(run, Options(images=32, draws=1))
+    assert lesion.measure(run, Options(step="2", images=32, draws=1))["step"] == 2
 
 
 def test_a_picture_of_several_runs(scanned, plain_run, tmp_path, drawn):
@@ -73,14 +116,14 @@ def test_a_picture_of_several_runs(scanned, plain_run, tmp_path, drawn):
     left, right = drawn[0].axes
     for i, run in enumerate(found.values()):
         single, whole = left.lines[2 * i : 2 * i + 2]
-        np.testing.assert_allclose(single.get_ydata(), 100 * np.array(run["single"]))
-        np.testing.assert_allclose(whole.get_ydata(), 100 * run["whole"])
+        np.testing.assert_allclose(single.get_ydata(), 100 * np.array(run["single"][0]))
+        np.testing.assert_allclose(whole.get_ydata(), 100 * run["whole"][0])
         assert (single.get_linestyle(), whole.get_linestyle()) == ("-", "--")
-        draws = 100 * np.array([at["accuracy"] for at in run["random"]])
-        np.testing.assert_allclose(right.lines[i].get_ydata(), [100 * run["whole"], *draws.mean(1)])
+        draws = 100 * np.array([at["accuracy"][0] for at in run["random"]])
+        np.testing.assert_allclose(right.lines[i].get_ydata(), [100 * run["whole"][0], *draws.mean(1)])
         band = right.collections[i].get_paths()[0].vertices
         ends = [(y.min(), y.max()) for y in (band[band[:, 0] == k, 1] for k in (1, 2))]
-        spread = draws.std(1)
+        spread = draws.std(1, ddof=1)
         np.testing.assert_allclose(
             ends[0], np.clip([draws[0].mean() - spread[0], draws[0].mean() + spread[0]], 0, 100)
         )

@@ -68,12 +68,13 @@ def test_no_analysis_ignores_the_step(residual, tmp_path, name):
     assert not list(tmp_path.iterdir())
 
 
-def test_only_curves_take_a_whole_sweep(residual, tmp_path):
+def test_only_curves_and_lesion_take_a_whole_sweep(residual, tmp_path):
     write_json(tmp_path / "sweep.json", {"seeds": [0, 1], "runs": {"a": {}}})
     for seed in (0, 1):
         shutil.copytree(residual, tmp_path / "runs" / "a" / f"seed{seed}")
     with pytest.raises(BadInput, match=r"give one, such as --workdir=.*runs/a/seed0$"):
         main(["responses", f"--workdir={tmp_path}"])
-    main(["curves", f"--workdir={tmp_path}"])
-    found = json.loads((tmp_path / "analysis" / "curves.json").read_text())
-    assert {label: run["seeds"] for label, run in found.items()} == {"a": 2}
+    for name, few in {"curves": [], "lesion": ["--images=32", "--draws=1"]}.items():
+        main([name, f"--workdir={tmp_path}", *few])
+        found = json.loads((tmp_path / "analysis" / f"{name}.json").read_text())
+        assert {label: run["seeds"] for label, run in found.items()} == {"a": 2}
