@@ -299,6 +299,7 @@ FREE = {
     "checkpoint_every_steps",
     "checkpoint_every_epochs",
     "checkpoint_keep",
+    "eval_train",
     "data.dir",
     "data.workers",
     "data.placement",

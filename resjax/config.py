@@ -30,6 +30,7 @@ def default(model: Spec | None = None) -> ConfigDict:
     c.total_epochs = placeholder(float)
     c.eval_every_steps = placeholder(int)
     c.eval_every_epochs = placeholder(float)
+    c.eval_train = False  # also evaluate the training split, in one view of every image: train_clean in the logs
     c.checkpoint_every_steps = placeholder(int)
     c.checkpoint_every_epochs = placeholder(float)
     c.checkpoint_keep = 2  # the latest so many; the best by validation accuracy is kept besides

@@ -96,10 +96,12 @@ def open(
         check_memory(config, dataset.image_shape, jax.process_count())
         spec, length = network(config), durations(config, dataset.train_size)
         program = shared.program(config, spec, length, dataset, devices)
-    splits = ["validation", "test"] if dataset.validation_size else ["test"]
+    splits = {"train_clean": "train"} if config.eval_train else {}  # `train` is the error of the steps themselves
+    splits |= {"validation": "validation"} if dataset.validation_size else {}
+    splits |= {"test": "test"}
     evaluations = tuple(
-        Evaluation(split, partial(evaluated, split, dataset, config.batch_size, program), length.eval_every)
-        for split in splits
+        Evaluation(name, partial(evaluated, split, dataset, config.batch_size, program), length.eval_every)
+        for name, split in splits.items()
     )
     return Experiment(config, spec, dataset, length, evaluations, program)
 

@@ -222,8 +222,8 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Accuracy and loss of one checkpoint on the test split (and the validation split, if any); writes nothing.
 
-    The run's own config is used. `overrides` may name another data set, folder or split; stderr names every other
-    difference of `config`.
+    The run's own config is used. `overrides` may name another data set, folder or split, and `eval_train` adds the
+    training split; stderr names every other difference of `config`.
 
     Raises:
       BadInput: if there is no run, or for an override that would change what the run is.

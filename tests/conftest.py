@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("CRC32C_SW_MODE", "auto")  # as tensorboardX does, whichever test imports it first
 # Inherited by the processes that the tests start, and by those that share the tests between them.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="resjax-xla-"))
 
@@ -263,3 +264,15 @@ def call(capfd, monkeypatch):
         return left.value.code, out, err
 
     return in_process
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that a test has drawn, kept open to be looked at."""
+    from resjax.analysis import figure
+
+    close, kept = figure.plt.close, []
+    monkeypatch.setattr(figure.plt, "close", kept.append)
+    yield kept
+    for one in kept:
+        close(one)

@@ -156,6 +156,35 @@ def test_evaluation(call, rich, whole):
     assert snapshot(whole) == before
 
 
+def test_evaluation_of_the_training_split(call, whole):
+    """It is what the same images give as a test split: every one once, as it is, in evaluation mode."""
+    flags = (f"--workdir={whole}", "--mode=eval", "--config.mesh.data=1")
+    code, out, err = call(*flags, "--config.eval_train=true")
+    assert code == 0, err
+    found = json.loads(out)
+    splits = ("train_split=train[1300:]", "validation_split=test[:9]", "test_split=train[:1300]")
+    code, out, err = call(*flags, *(f"--config.data.{split}" for split in splits))
+    assert code == 0, err
+    expected = json.loads(out)
+    assert 0 < found["train_clean_accuracy"] < 1
+    for key in ("accuracy", "accuracy_top5", "loss"):
+        assert found[f"train_clean_{key}"] == expected[f"test_{key}"]
+    assert found["test_loss"] != expected["test_loss"]
+
+
+def test_the_training_split_is_evaluated_with_the_others(call, tiny, tmp_path, read_records):
+    flags = [f"--config.{f}" for f in ("total_steps=6", "eval_every_steps=3", "eval_train=true", "mesh.data=1")]
+    code, _, err = call(*tiny, *flags, f"--workdir={tmp_path}/run")
+    assert code == 0, err
+    records, summary = (
+        read_records(tmp_path / "run", "train_clean"),
+        json.loads((tmp_path / "run/summary.json").read_text()),
+    )
+    assert [record["step"] for record in records] == [3, 6]
+    assert summary["train_clean_loss"] == records[-1]["loss"]
+    assert summary["train_loss"] != summary["train_clean_loss"]  # of the steps before, beside it
+
+
 def test_a_workdir_alone_is_enough_to_evaluate(call, whole):
     summary = json.loads((whole / "summary.json").read_text())
     code, out, err = call(f"--workdir={whole}", "--mode=eval")

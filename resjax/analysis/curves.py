@@ -20,8 +20,8 @@ from resjax.train import log
 
 TAKES: tuple[str, ...] = ()  # of Options: records are read, no weights
 
-STYLES = {"train": ("--", 1.0), "validation": (":", 1.4), "test": ("-", 1.8)}
-NAMES = {"train": "training", "validation": "validation", "test": "test"}
+STYLES = {"train": ("--", 1.0), "train_clean": ("-.", 1.0), "validation": (":", 1.4), "test": ("-", 1.8)}
+NAMES = {"train": "training", "train_clean": "clean training", "validation": "validation", "test": "test"}
 
 
 def read(workdir: Path) -> dict[str, Any]:

@@ -1,8 +1,11 @@
-"""The gradient's norm by depth, at the start and at saved steps of training.
+"""The gradient's norm by depth, at the start and at saved steps of training, beside that of the weights.
 
 `weights`: the loss's gradient with respect to each layer's kernel, which the optimizer sees. `activations`: that
 with respect to each unit's output. Every sigmoid of a plain network multiplies it by at most 0.25; the
 identity carries it through a residual network (v2 eq. 5).
+
+`kernels`: the norm of each layer's kernel w. What follows it under BN does not depend on this norm, the gradient is
+orthogonal to w and shrinks as 1 / |w|: so steps make it grow, and what they change falls as rate / |w|^2.
 """
 
 from collections.abc import Callable, Mapping
@@ -34,16 +37,18 @@ def gradients(spec: Spec, variables: Variables, batch: Batch) -> dict[str, dict[
       batch: image [N, H, W, C], label [N].
 
     Returns:
-      `weights`, by weight layer (its kernel), and `activations`, by unit (its output, over the whole batch).
+      `weights`, by weight layer (its kernel), `activations`, by unit (its output, over the whole batch), and
+      `kernels`, by weight layer: no gradient, but the norm of the kernel itself.
     """
     norms = _norms(spec, variables, batch)
+    paths = {
+        "weights": modules.weight_layers(spec),
+        "activations": [path for path, _ in modules.units(spec)],
+        "kernels": modules.weight_layers(spec),
+    }
     return {
-        "weights": {
-            modules.name(path): float(norms["weights"][modules.name(path)]) for path in modules.weight_layers(spec)
-        },
-        "activations": {
-            modules.name(path): float(norms["activations"][modules.name(path)]) for path, _ in modules.units(spec)
-        },
+        kind: {modules.name(path): float(norms[kind][modules.name(path)]) for path in own}
+        for kind, own in paths.items()
     }
 
 
@@ -70,18 +75,20 @@ def _norms(spec: Spec, variables: Variables, batch: Batch) -> dict[str, dict[str
     }
     by_params, by_outputs = jax.grad(loss, argnums=(0, 1))(variables["params"], zeros)
 
-    def kernel(path: ModulePath) -> jax.Array:
-        module = by_params
+    def kernel(params: Any, path: ModulePath) -> jax.Array:
         for part in path:
-            module = module[part]
-        return module["kernel"]
+            params = params[part]
+        return params["kernel"]
 
     def norm(x: jax.Array) -> jax.Array:
         return jnp.sqrt(jnp.square(x.astype(jnp.float32)).sum())
 
     return {
-        "weights": {modules.name(path): norm(kernel(path)) for path in modules.weight_layers(spec)},
+        "weights": {modules.name(path): norm(kernel(by_params, path)) for path in modules.weight_layers(spec)},
         "activations": {modules.name(path): norm(by_outputs[path]) for path, _ in modules.units(spec)},
+        "kernels": {
+            modules.name(path): norm(kernel(variables["params"], path)) for path in modules.weight_layers(spec)
+        },
     }
 
 
@@ -108,26 +115,35 @@ def measure(run: OpenedRun, options: Options) -> dict[str, Any]:
     }
 
 
-def plot(found: Mapping[str, Any], path: Path) -> None:
+PANELS = {
+    "kernels": "weight layer, from input to output: its kernel",
+    "weights": "weight layer: gradient of its kernel",
+    "activations": "unit, from input to output: gradient of its output",
+}
+
+
+def plot(found: Mapping[str, Any], path: Path, note: str = "") -> None:
     """One row per run, one line per step; the log scales are shared. They cannot show norms of zero."""
-    caption = f"{figure.about(found)}; L2 norms of the gradient of the mean loss of {figure.images(found)}"
+    caption = f"{figure.about(found)}; L2 norms; gradients are those of the mean loss of {figure.images(found)}"
+    caption += f"; {note}" if note else ""
     with figure.panels(
-        path, len(found), 2, (11, 0.9 + 2.8 * len(found)), caption, sharex="col", sharey="col"
+        path, len(found), len(PANELS), (15, 0.9 + 2.8 * len(found)), caption, sharex="col", sharey="col"
     ) as axes:
         for row, (label, run) in zip(axes, found.items(), strict=True):
             colours = matplotlib.colormaps["viridis"].resampled(len(run["steps"]) + 1)
             for i, at in enumerate(run["steps"]):
                 text = "at the start" if at["step"] == 0 else f"step {at['step']:,}"
-                for one, kind in zip(row, ("weights", "activations"), strict=True):
+                for one, kind in zip(row, PANELS, strict=True):
                     one.plot(range(1, len(at[kind]) + 1), at[kind], ".-", lw=1.2, color=colours(i), label=text)
-            row[0].set(title=label, ylabel="gradient norm", yscale="log")
-            row[1].set(title=label, yscale="log")
-            row[1].legend(fontsize=8)
-        figure.by_depth(axes[-1, 0], "weight layer, from input to output: gradient of its kernel")
-        figure.by_depth(axes[-1, 1], "unit, from input to output: gradient of its output")
+            for one in row:
+                one.set(title=label, yscale="log")
+            row[0].set_ylabel("L2 norm")
+            row[-1].legend(fontsize=8)
+        for one, label in zip(axes[-1], PANELS.values(), strict=True):
+            figure.by_depth(one, label)
 
 
 def profiles(found: Any) -> dict[str, list[float]]:
     """The norms at the start and at the latest step."""
     first, last = found["steps"][0], found["steps"][-1]
-    return {f"{kind} at step {at['step']}": at[kind] for at in (first, last) for kind in ("weights", "activations")}
+    return {f"{kind} at step {at['step']}": at[kind] for at in (first, last) for kind in PANELS}

@@ -1,28 +1,151 @@
-"""The degradation problem in minutes, on real digits: deeper plain networks train worse, residual ones do not.
+"""The degradation problem on real digits: error against depth, plain and residual, each network at its best.
 
-    python -m resjax.papers degradation
+    python -m resjax.papers degradation                     # one seed
+    python -m resjax.papers degradation --seeds=5           # the long form: its first seed is the short one
+    python -m resjax.papers degradation-longer --seeds=5    # twice as long, to see whether length decides
+    python -m resjax.papers degradation-norms               # weights and gradients by layer, as training begins
 
-v1 Fig. 1 and Fig. 6 show it on CIFAR-10. Expected, of the training error late in training: plain-56 far above
-plain-20, and ResNet-56 far below plain-56.
+v1 Fig. 1 and Fig. 6 show it on CIFAR-10: plain networks get worse with depth, on the training set too, and
+residual ones do not. Expected here is the same order, of the error on the clean training set.
+
+Each network has the learning rate, and the way to begin, that did best on the last fifth of the training split:
+`CHOSEN` is what `best` finds in the summaries of
+
+    python -m resjax.sweep --sweep=configs/sweeps/degradation.py --workdir=runs/degradation-search --jobs=2
 """
 
+import statistics
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from resjax.papers import pictures
 from resjax.papers.table import Picture, Row, Table
 
-# What differs from configs/digits.py, for all four networks.
-RECIPE: dict[str, Any] = {"total_epochs": 30.0}
+DEPTHS = (8, 14, 20, 32, 44, 56)
+FAMILIES = {"plain": "plain", "v1": "ResNet"}
+NETWORKS = tuple(f"{family}-{depth}" for family in FAMILIES for depth in DEPTHS)
 
-NETWORKS = {"plain-20": "plain-20", "plain-56": "plain-56", "ResNet-20": "v1-20", "ResNet-56": "v1-56"}
+# What differs from configs/digits.py, for all networks: the papers' decay, no smoothing.
+EPOCHS = 90.0
+RECIPE: dict[str, Any] = {
+    "optimizer.weight_decay": 1e-4,
+    "optimizer.label_smoothing": 0.0,
+    "total_epochs": EPOCHS,
+    "eval_every_epochs": EPOCHS / 10,
+    "eval_train": True,
+}
 
-TABLE = Table(
-    "degradation",
-    "plain and residual networks of 20 and 56 layers on the embedded digits, in minutes",
-    "v1 Fig. 1 and 6 show this on CIFAR-10; here there is no number to compare",
-    tuple(Row(label.lower(), label, network, fields=RECIPE) for label, network in NETWORKS.items()),
-    data=("digits",),
-    training=True,
-    pictures=(Picture("degradation.png", pictures.training_errors), Picture("curves.png", pictures.curves)),
-    jobs=2,
+# What is searched: how training begins, and the peak of the cosine schedule. A rate that starts at almost nothing
+# keeps the first steps small, and so does a clipped gradient, with which larger rates are of use.
+BEGINNINGS: dict[str, dict[str, Any]] = {
+    "at-once": {"schedule.warmup": "none"},
+    "warm-up": {"schedule.warmup": "linear", "schedule.warmup_rate": 1e-4, "schedule.warmup_epochs": EPOCHS / 10},
+}
+BEGINNINGS["clipped"] = BEGINNINGS["warm-up"] | {"optimizer.clip_norm": 1.0}
+RATES = {"at-once": (0.1, 0.03, 0.01), "warm-up": (0.1, 0.03, 0.01), "clipped": (0.3, 0.1, 0.03)}
+CHOICES = tuple((rate, beginning) for beginning, rates in RATES.items() for rate in rates)
+FIRST_STEPS: dict[str, Any] = {
+    **{"schedule.name": "constant", "total_epochs": None, "total_steps": 100},
+    **{"eval_every_epochs": None, "eval_every_steps": 100, "checkpoint_every_steps": 20, "checkpoint_keep": 5},
+}
+HELD_OUT = {"data.train_split": "train[:80%]", "data.validation_split": "train[80%:]"}
+
+CHOSEN: dict[str, tuple[float, str]] = dict.fromkeys(NETWORKS, (0.1, "clipped"))
+
+
+def candidate(network: str, rate: float, beginning: str) -> str:
+    """The name of a network's run in the search."""
+    return f"{network}-{rate:g}-{beginning}"
+
+
+def fields(rate: float, beginning: str) -> dict[str, Any]:
+    """The recipe with one choice of what is searched."""
+    return {**RECIPE, "optimizer.learning_rate": rate, **BEGINNINGS[beginning]}
+
+
+def best(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, tuple[float, str]]:
+    """Of every network the choice with the lowest mean validation error; among equals, the lowest mean loss.
+
+    Args:
+      runs: the summaries of every candidate's seeds. One whose loss became infinite has fewer of them than others,
+        and is none.
+    """
+
+    def score(network: str, choice: tuple[float, str]) -> tuple[float, float]:
+        found = runs.get(candidate(network, *choice), [])
+        if len(found) < seeds:
+            return (2.0, 0.0)
+        return (
+            1 - statistics.fmean(summary["validation_accuracy"] for summary in found),
+            statistics.fmean(summary["validation_loss"] for summary in found),
+        )
+
+    seeds = max(map(len, runs.values()))
+    return {network: min(CHOICES, key=lambda choice: score(network, choice)) for network in NETWORKS}
+
+
+def row(network: str, fields: Mapping[str, Any], note: str = "", name: str = "") -> Row:
+    """A network of the table, under the label that the papers have for it."""
+    family, depth = network.split("-")
+    label = f"{FAMILIES[family]}-{depth}{name}"
+    return Row(label.lower().replace(" ", "-"), label, network, fields=fields, note=note)
+
+
+def chosen(network: str, times: float = 1.0) -> Row:
+    """A network with its choice, trained `times` as long."""
+    rate, beginning = CHOSEN[network]
+    longer = {f: times * v if f.endswith("_epochs") else v for f, v in fields(rate, beginning).items()}
+    return row(network, longer, f"rate {rate:g}, {beginning}")
+
+
+SOURCE = "v1 Fig. 1 and 6 show this on CIFAR-10; here there is no number to compare"
+CLEAN = (
+    "Each network has the rate and the beginning that did best on a held-out part of the training split; "
+    "clean training errors are of the whole split after the last step, without augmentation, in evaluation mode."
+)
+EXTREMES = ("plain-20", "plain-56", "resnet-20", "resnet-56")
+
+TABLES = (
+    Table(
+        "degradation",
+        "error against depth on the embedded digits, plain and residual, each network at its best",
+        SOURCE,
+        tuple(chosen(network) for network in NETWORKS),
+        data=("digits",),
+        training=True,
+        pictures=(
+            Picture("degradation.png", pictures.error_by_depth),
+            Picture("curves.png", pictures.curves, EXTREMES),
+        ),
+        note=f"{CLEAN} One seed is the quick form; results/degradation.json has five.",
+        jobs=2,
+    ),
+    Table(
+        "degradation-longer",
+        "networks of the degradation table, trained twice as long",
+        SOURCE,
+        tuple(chosen(network, 2) for network in ("plain-20", "plain-56", "v1-56")),
+        data=("digits",),
+        training=True,
+        note=CLEAN,
+        jobs=2,
+    ),
+    Table(
+        "degradation-norms",
+        "norms of weights and gradients by layer, before training and in its first steps, all at rate 0.1",
+        SOURCE,
+        (
+            *(row(network, fields(0.1, "at-once") | FIRST_STEPS) for network in ("plain-20", "plain-56", "v1-56")),
+            row(
+                "plain-56",
+                fields(0.1, "at-once") | FIRST_STEPS | {"optimizer.clip_norm": 1.0},
+                "gradients clipped to a norm of 1",
+                " clipped",
+            ),
+        ),
+        data=("digits",),
+        training=True,
+        pictures=(Picture("norms.png", pictures.norms),),
+        jobs=2,
+    ),
 )

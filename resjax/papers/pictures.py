@@ -6,6 +6,7 @@ planning need neither matplotlib nor JAX.
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 Runs = Mapping[str, list[Path]]
 
@@ -24,22 +25,53 @@ def responses(runs: Runs, path: Path, note: str) -> None:
     responses.draw({label: workdirs[0] for label, workdirs in runs.items()}, path, note=note)
 
 
-def training_errors(runs: Runs, path: Path, note: str) -> None:
-    """Training errors alone, overlaid: plain networks dashed, residual ones solid, a colour for each depth."""
-    from resjax.analysis import curves, figure
+def norms(runs: Runs, path: Path, note: str) -> None:
+    """Norms of weights and gradients by layer of the first seed, at the start and at the saved steps."""
+    from resjax.analysis import gradients
     from resjax.analysis.runs import OpenedRun, Options
 
-    found = {label: curves.measure(OpenedRun.open(*workdirs), Options()) for label, workdirs in runs.items()}
-    caption = f"{figure.about(found)}; {note}" if note else figure.about(found)
-    caption += "; errors are of the steps between evaluations, with augmentation; means over n seeds"
-    depths = list(dict.fromkeys(label.rpartition("-")[2] for label in runs))
-    with figure.panels(path, 1, 1, (7, 4.8), caption) as [[axes]]:
-        for label, run in found.items():
-            curve = run["splits"]["train"]
-            style = "--" if label.startswith("plain") else "-"
-            colour = f"C{depths.index(label.rpartition('-')[2])}"
-            label = f"{label} (n={run['seeds']})"
-            axes.plot(curve["step"], curve["error"], style, color=colour, lw=1.6, label=label)
-        axes.set(xlabel="step", ylabel="training error (%)")
-        figure.from_zero(axes)
-        axes.legend()
+    found = {label: gradients.measure(OpenedRun.open(workdirs[0]), Options()) for label, workdirs in runs.items()}
+    gradients.plot(found, path, note)
+
+
+def error_by_depth(runs: Runs, path: Path, note: str) -> None:
+    """Error on the clean training set, and on the test set, against depth: plain networks dashed, others solid.
+
+    A label is a family and a depth, such as ResNet-20.
+    """
+    from resjax.analysis import figure
+    from resjax.analysis.runs import OpenedRun
+    from resjax.sweep.results import spread
+    from resjax.train import summary
+
+    measures = {"train_clean": "training set, clean, in evaluation mode", "test": "test set"}
+    families: dict[str, dict[int, list[dict[str, Any]]]] = {}
+    for label, workdirs in runs.items():
+        family, _, depth = label.rpartition("-")
+        families.setdefault(family, {})[int(depth)] = [s for w in workdirs if (s := summary.read(w))]
+    facts = {label: OpenedRun.open(*workdirs).facts() for label, workdirs in runs.items()}
+    several = "points are runs; lines and bars are mean ± sample standard deviation over n seeds"
+    caption = "; ".join(filter(None, [figure.about(facts), several, note]))
+    with figure.panels(path, 1, 2, (9, 4.4), caption, sharex=True, sharey=True) as [row]:
+        for axes, (measure, title) in zip(row, measures.items(), strict=True):
+            for colour, (family, by_depth) in enumerate(families.items()):
+                errors = {at: [100 * (1 - s[f"{measure}_accuracy"]) for s in all_] for at, all_ in by_depth.items()}
+                means, stds = zip(*map(spread, errors.values()), strict=True)
+                n = " to ".join(map(str, sorted({min(map(len, errors.values())), max(map(len, errors.values()))})))
+                axes.errorbar(
+                    list(errors),
+                    means,
+                    yerr=[std or 0.0 for std in stds],
+                    fmt="--" if family == "plain" else "-",
+                    color=f"C{colour}",
+                    lw=1.6,
+                    capsize=3,
+                    label=f"{family} (n={n})",
+                )
+                for at, values in errors.items():
+                    axes.plot([at] * len(values), values, ".", ms=6, alpha=0.5, color=f"C{colour}")
+            figure.by_depth(axes, "depth (weighted layers)")
+            axes.set(title=title, xticks=sorted(set().union(*families.values())))
+            figure.from_zero(axes)
+        row[0].set_ylabel("error (%)")
+        row[0].legend()

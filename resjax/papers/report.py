@@ -30,10 +30,12 @@ class Report:
         """Writes table.md, table.csv and table.json of the results so far, and returns the first."""
         results = {result.name: result for result in collect(runs)}
         arguments = {run.variant: run.arguments for run in runs}
+        clean = any(result.train_clean_error for result in results.values())
         columns = [
             "row",
             "paper",
             "ours",
+            *(["ours, clean training"] if clean else []),
             *(["ours, training"] if self.table.training else []),
             "parameters",
             "steps",
@@ -43,7 +45,8 @@ class Report:
         for row in self.table.rows:
             result = results[self.taken[row.name]]
             note = self._note(row, result)
-            training = [show(result.train_error)] if self.table.training else []
+            training = [show(result.train_clean_error)] if clean else []
+            training += [show(result.train_error)] if self.table.training else []
             size = f"{whole(result.params)} (paper {row.size})" if row.size else whole(result.params)
             cells = [row.label, str(row.published), self.cell(result), *training, size, whole(result.steps), note]
             rows.append(cells)
@@ -58,6 +61,7 @@ class Report:
                     "seeds": result.seeds,
                     "test_errors": result.test_error,
                     "train_errors": result.train_error,
+                    "train_clean_errors": result.train_clean_error,
                     "device": sorted({s["device"] for s in result.summaries.values()}),
                 }
             )
@@ -120,6 +124,7 @@ class Report:
         mean, std = spread(result.test_error)
         top5, top5_std = spread(result.top5_error) if published.top5 is not None else (None, None)
         train, train_std = spread(result.train_error)
+        clean, clean_std = spread(result.train_clean_error)
         return {
             "row": row.name,
             "label": row.label,
@@ -135,6 +140,8 @@ class Report:
             "top5_std": top5_std,
             "train_mean": train,
             "train_std": train_std,
+            "train_clean_mean": clean,
+            "train_clean_std": clean_std,
             "fail": self.failed(result),
             "params": result.params,
             "steps": result.steps,

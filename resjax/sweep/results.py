@@ -12,12 +12,21 @@ from resjax import files, markdown
 from resjax.errors import NON_FINITE
 from resjax.sweep.plan import Run
 
+# What a run may have measured, by its name in a summary, as a column's head.
+ERRORS = {
+    "validation": "validation error",
+    "test": "test error",
+    "train_clean": "clean training error",
+    "train": "training error",
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Result:
     """What the seeds of one variant gave: lists have one value for every finished run, errors are in percent.
 
-    `train_error` is over the last interval between evaluations, with augmentation, while the weights moved.
+    `train_error` is over the last interval between evaluations, with augmentation, while the weights moved;
+    `train_clean_error` is of the whole split after the last step; without `config.eval_train` there is none.
     """
 
     name: str
@@ -44,28 +53,34 @@ class Result:
 
     @property
     def test_error(self) -> list[float]:
-        return self._errors("test_accuracy")
+        return self.errors("test")
 
     @property
     def top5_error(self) -> list[float]:
-        return self._errors("test_accuracy_top5")
+        return self.errors("test", "accuracy_top5")
 
     @property
     def train_error(self) -> list[float]:
-        return self._errors("train_accuracy")
+        return self.errors("train")
+
+    @property
+    def train_clean_error(self) -> list[float]:
+        return self.errors("train_clean")
 
     @property
     def seconds(self) -> list[float]:
         return [summary["seconds"] for summary in self.summaries.values()]
 
-    def _errors(self, field: str) -> list[float]:
-        return [100 * (1 - summary[field]) for summary in self.summaries.values()]
+    def errors(self, measure: str, metric: str = "accuracy") -> list[float]:
+        """What a name in `ERRORS` came to."""
+        field = f"{measure}_{metric}"
+        return [100 * (1 - summary[field]) for summary in self.summaries.values() if field in summary]
 
-    def row(self) -> dict[str, Any]:
-        """One row of the table; a value that is not known is None."""
+    def row(self, measures: Iterable[str]) -> dict[str, Any]:
+        """One row of the table, with these of `ERRORS`; a value that is not known is None."""
         row: dict[str, Any] = {"name": self.name, "n": self.n, "failed": self.failed}
-        for measure in ("test_error", "train_error"):
-            row[f"{measure}_mean"], row[f"{measure}_std"] = spread(getattr(self, measure))
+        for measure in measures:
+            row[f"{measure}_error_mean"], row[f"{measure}_error_std"] = spread(self.errors(measure))
         row |= {"params": self.params, "steps": self.steps, "seconds": spread(self.seconds)[0]}
         return row | {"error": self.error}
 
@@ -76,6 +91,11 @@ def collect(runs: Iterable[Run]) -> list[Result]:
     for run in runs:
         by_variant.setdefault(run.variant, []).append(run)
     return [_result(name, group) for name, group in by_variant.items()]
+
+
+def measured(results: Sequence[Result]) -> list[str]:
+    """The names in `ERRORS` that a table shows: what every run has, and what any of them had evaluated."""
+    return [m for m in ERRORS if m in ("test", "train") or any(result.errors(m) for result in results)]
 
 
 def spread(values: Sequence[float]) -> tuple[float | None, float | None]:
@@ -106,10 +126,11 @@ def write(runs: list[Run], workdir: Path) -> str:
         "deviation over n seeds; training errors are of the last interval between\n"
         "evaluations, with augmentation."
     )
-    columns = ["run", "n", "test error", "training error", "parameters", "steps", "seconds", "error"]
+    measures = measured(results)
+    columns = ["run", "n", *(ERRORS[m] for m in measures), "parameters", "steps", "seconds", "error"]
     rows = [
         [
-            *(result.name, str(result.n), show(result.test_error), show(result.train_error)),
+            *(result.name, str(result.n), *(show(result.errors(measure)) for measure in measures)),
             *(whole(result.params), whole(result.steps), whole(spread(result.seconds)[0]), result.error),
         ]
         for result in results
@@ -117,10 +138,11 @@ def write(runs: list[Run], workdir: Path) -> str:
     if not any(result.error for result in results):
         columns, rows = columns[:-1], [row[:-1] for row in rows]
     json_rows = [
-        result.row() | {"seeds": result.seeds, "test_errors": result.test_error, "train_errors": result.train_error}
+        result.row(measures) | {"seeds": result.seeds} | {f"{m}_errors": result.errors(m) for m in measures}
         for result in results
     ]
-    table = write_tables(workdir, head, columns, rows, [result.row() for result in results], json_rows)
+    csv_rows = [result.row(measures) for result in results]
+    table = write_tables(workdir, head, columns, rows, csv_rows, json_rows)
     plot(results, workdir / "plot.png")
     return table
 

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import pytest
 
 from resjax import experiment
-from resjax.analysis import figure
 from resjax.checks import described
 from resjax.config import default, network, plain
 from resjax.files import write_json
@@ -54,16 +53,6 @@ def save_start(workdir, config, seed=0):
 @pytest.fixture(autouse=True, scope="module")
 def _compile_fast(quick_compilation):
     pass
-
-
-@pytest.fixture
-def drawn(monkeypatch):
-    """The figures that a test has drawn, kept open to be looked at."""
-    close, kept = figure.plt.close, []
-    monkeypatch.setattr(figure.plt, "close", kept.append)
-    yield kept
-    for one in kept:
-        close(one)
 
 
 @pytest.fixture(scope="session")

@@ -71,6 +71,21 @@ def test_norms_are_those_of_plain_differentiation(batch):
     by_mean = by_logits @ variables["params"]["head"]["kernel"].T
     expected = jnp.linalg.norm(by_mean) / 4
     np.testing.assert_allclose(found["activations"]["stage2/unit1"], expected, rtol=1e-4)
+    assert found["kernels"].keys() == found["weights"].keys()
+    params = variables["params"]
+    for name, kernel in {"stem/conv1": params["stem"]["conv1"], "head": params["head"]}.items():
+        np.testing.assert_allclose(found["kernels"][name], np.linalg.norm(np.ravel(kernel["kernel"])), rtol=1e-5)
+
+
+def test_the_gradient_falls_as_the_norm_of_a_normalised_kernel_grows(batch):
+    """What makes the effective rate of SGD fall with the square of the norm."""
+    spec = Spec(**TINY)
+    variables = fresh(spec, 0)
+    grown = variables | {"params": jax.tree.map(lambda x: x, variables["params"])}
+    grown["params"]["stem"]["conv1"]["kernel"] *= 8.0
+    before, after = (gradients.gradients(spec, v, batch) for v in (variables, grown))
+    ratios = {kind: after[kind]["stem/conv1"] / before[kind]["stem/conv1"] for kind in ("kernels", "weights")}
+    np.testing.assert_allclose([ratios["kernels"], ratios["weights"]], [8, 1 / 8], rtol=1e-2)
 
 
 def test_the_start_and_every_saved_step_are_measured(residual, scanned):
@@ -94,11 +109,11 @@ def test_a_picture_of_several_runs(residual, scanned, tmp_path, drawn):
     gradients.plot(found, tmp_path / "x.png")
     assert (tmp_path / "x.png").stat().st_size > 0
     for i, (label, run) in enumerate(found.items()):
-        weights, activations = drawn[0].axes[2 * i : 2 * i + 2]
-        assert weights.get_title() == activations.get_title() == label
-        assert [list(line.get_ydata()) for line in weights.lines] == [at["weights"] for at in run["steps"]]
-        assert [list(line.get_ydata()) for line in activations.lines] == [at["activations"] for at in run["steps"]]
-    texts = [text.get_text() for text in activations.get_legend().get_texts()]
+        row = drawn[0].axes[3 * i : 3 * i + 3]
+        assert [axes.get_title() for axes in row] == [label] * 3
+        for axes, kind in zip(row, ("kernels", "weights", "activations"), strict=True):
+            assert [list(line.get_ydata()) for line in axes.lines] == [at[kind] for at in run["steps"]]
+    texts = [text.get_text() for text in row[-1].get_legend().get_texts()]
     assert texts == ["at the start", "step 2"]
     last = found["residual"]["steps"][-1]
     assert gradients.profiles(found["residual"])["weights at step 4"] == last["weights"]

@@ -100,7 +100,9 @@ NUMBERS = {
         "preact-200-320": (20.7, 5.3),
         "preact-200-320-aspect": (20.1, 4.8),
     },
-    "degradation": {"plain-20": None, "plain-56": None, "resnet-20": None, "resnet-56": None},
+    "degradation": {f"{kind}-{d}": None for kind in ("plain", "resnet") for d in (8, 14, 20, 32, 44, 56)},
+    "degradation-longer": {"plain-20": None, "plain-56": None, "resnet-56": None},
+    "degradation-norms": {"plain-20": None, "plain-56": None, "resnet-56": None, "plain-56-clipped": None},
 }
 
 # v2 Table 1: all in which a row's network differs from the original ResNet-110.
@@ -195,7 +197,14 @@ PARAMETERS = {
         "preact-200-320-aspect": 64_666_152,
     },
     "degradation": {
-        f"{kind}-{d}": c for kind in ("plain", "resnet") for d, c in stacks(20, 56, channels=1).items()
+        f"{kind}-{d}": c
+        for kind in ("plain", "resnet")
+        for d, c in stacks(8, 14, 20, 32, 44, 56, channels=1).items()
+    },
+    "degradation-longer": {"plain-20": 269_434, "plain-56": 852_730, "resnet-56": 852_730},
+    "degradation-norms": {
+        **{"plain-20": 269_434, "plain-56": 852_730},
+        **{"resnet-56": 852_730, "plain-56-clipped": 852_730},
     },
 }
 # Printed size -> the rows that have it, in Table 6; v2's 10.2M leaves BN out, so it is not a row's size.

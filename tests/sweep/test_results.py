@@ -50,6 +50,21 @@ def test_the_three_tables_agree(runs, tmp_path):
     assert (a["steps"], a["error"]) == ("22", "")
 
 
+def test_errors_that_some_runs_have_evaluated(runs, tmp_path):
+    """On a validation split, or on the clean training set: a column each, over the runs that have it."""
+    for run, accuracy in zip(runs, (0.875, 0.625), strict=False):
+        path = run.workdir / "summary.json"
+        found = json.loads(path.read_text()) | {"validation_accuracy": accuracy, "train_clean_accuracy": 1.0}
+        path.write_text(json.dumps(found))
+    table = write(runs, tmp_path)
+    assert "| run | n | validation error | test error  | clean training error | training error |" in table
+    assert "| A   | 3 | 25.00 ± 17.68    | 7.00 ± 3.61 | 0.00 ± 0.00          | 25.00 ± 0.00   |" in table
+    assert "| B   | 1 |                  | 50.00       |                      | 25.00          |" in table
+    a, b = json.loads((tmp_path / "table.json").read_text())["rows"]
+    assert (a["validation_errors"], a["validation_error_mean"]) == ([12.5, 37.5], 25.0)
+    assert (b["validation_errors"], b["train_clean_error_mean"]) == ([], None)
+
+
 def test_nothing_has_run(tmp_path):
     runs = plan(Sweep("configs/digits.py:v1-8", {"A": {}}), tmp_path)
     assert "| A   | 0 |            |                | 75,002     |       |         |\n" in write(runs, tmp_path)

@@ -47,7 +47,7 @@ def trained(run, steps=5):
 @pytest.mark.usefixtures("quick_compilation")
 def test_every_placement_gives_the_same_bits(opened, monkeypatch, mesh):
     """On the host, whole on each device, split over the devices by images, which 8 does not divide."""
-    augment = ("data.augment=crop_flip", "data.normalize=pixel_mean")
+    augment = ("data.augment=crop_flip", "data.normalize=pixel_mean", "eval_train=true")
     host = opened(*mesh, *augment, "data.placement=host")
     expected = trained(host)
     assert host.program.data is None
@@ -84,11 +84,11 @@ def test_overflow_within_a_call_names_its_step(call, tiny, tmp_path):
 @pytest.mark.usefixtures("quick_compilation")
 def test_evaluation_in_one_call_counts_every_image_once(opened, monkeypatch, mesh):
     """All batches of a split by their numbers, the last one masked, as an accelerator takes them."""
-    run = opened(*mesh, "batch_size=64")
+    run = opened(*mesh, "batch_size=64", "eval_train=true")
     state = run.program.init(SEED)
     single = [list(e.batches()) for e in run.evaluations]
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    for evaluation, calls, size in zip(run.evaluations, single, (137, 360), strict=True):
+    for evaluation, calls, size in zip(run.evaluations, single, (1300, 137, 360), strict=True):
         [(data, numbers)] = evaluation.batches()
         assert (len(calls), numbers.tolist()) == (-(-size // 64), list(range(-(-size // 64))))
         found = run.program.eval_step(state.params, state.batch_stats, (data, numbers))

@@ -1,0 +1,23 @@
+"""Rates and beginnings for every network of the degradation table, judged on the last fifth of the training split.
+
+    python -m resjax.sweep --sweep=configs/sweeps/degradation.py --workdir=runs/degradation-search --jobs=2
+
+Two seeds each, a candidate a row: hours on two cores. `resjax.papers.degradation.best` chooses from the summaries.
+"""
+
+from resjax.papers import degradation as d
+from resjax.sweep import Sweep, Variant
+
+
+def get_sweep() -> Sweep:
+    return Sweep(
+        "configs/digits.py",
+        {
+            d.candidate(network, *choice): Variant(
+                {**d.fields(*choice), **d.HELD_OUT}, f"configs/digits.py:{network}"
+            )
+            for network in d.NETWORKS
+            for choice in d.CHOICES
+        },
+        seeds=(0, 1),
+    )
