@@ -101,3 +101,33 @@ def test_a_run_that_has_recorded_nothing(residual, tmp_path):
     (tmp_path / "config.json").write_text((residual / "config.json").read_text())
     with pytest.raises(BadInput, match="no metrics yet"):
         curves.measure(OpenedRun.open(tmp_path), OPTIONS)
+
+
+def test_training_losses_beside_test_errors(residual, tmp_path, drawn):
+    for seed, last in enumerate((0.5, 0.1)):
+        folder = write(tmp_path / f"seed{seed}", residual, {}, {})
+        losses = {("train", 10): 2.0, ("train", 20): 1.0, ("train", 40): last}
+        records = [
+            {"step": step, "split": split, "accuracy": 0.5, "loss": v} for (split, step), v in losses.items()
+        ]
+        records += [{"step": step, "split": "test", "accuracy": 0.2, "loss": 9.0} for step in (20, 40)]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    found = curves.measure(OpenedRun.open(tmp_path / "seed0", tmp_path / "seed1"), OPTIONS)
+    training = found["losses"]["train"]
+    assert (training["step"], training["n"]) == ([20, 40], [2, 2])
+    np.testing.assert_allclose(training["loss"], [1.5, 0.3])  # over the steps between evaluations, and the seeds
+    assert found["losses"]["test"]["loss"] == [9.0, 9.0]
+
+    curves.plot_losses({"a": found}, tmp_path / "x.png", "a note")
+    left, right = drawn[0].axes
+    [loss], [error] = left.lines, right.lines
+    assert (list(loss.get_ydata()), loss.get_linestyle()) == (training["loss"], "--")
+    assert (list(error.get_ydata()), error.get_linestyle()) == ([80.0, 80.0], "-")
+    assert (left.get_yscale(), left.get_ylabel(), right.get_ylabel()) == ("log", "training loss", "test error (%)")
+    assert "; a note; lines: means over n seeds" in " ".join(drawn[0].get_supxlabel().split())
+
+
+def test_a_run_without_losses_has_its_errors_drawn(residual, tmp_path, drawn):
+    run = OpenedRun.open(write(tmp_path / "a", residual, {10: 0.5}, {10: 0.5}))
+    curves.plot_losses({"a": curves.measure(run, OPTIONS)}, tmp_path / "x.png")
+    assert [len(axes.lines) for axes in drawn[0].axes] == [0, 1]
