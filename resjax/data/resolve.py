@@ -37,6 +37,7 @@ TESTED_ON = {"imagenet2012": "validation"}  # its `test` has no labels
 PUBLISHED = {
     "cifar10": (32, 32, 3, 10),
     "cifar100": (32, 32, 3, 100),
+    "mnist": (28, 28, 1, 10),
     "imagenet2012": (PHOTOGRAPH_SIDE, PHOTOGRAPH_SIDE, 3, 1000),
 }
 

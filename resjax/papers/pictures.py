@@ -18,6 +18,13 @@ def curves(runs: Runs, path: Path, note: str) -> None:
     curves.draw(runs, path, note)
 
 
+def losses(runs: Runs, path: Path, note: str) -> None:
+    """Training losses and test errors against steps, means over the seeds: v2 Fig. 1, 3 and 6."""
+    from resjax.analysis import curves
+
+    curves.draw(runs, path, note, losses=True)
+
+
 def responses(runs: Runs, path: Path, note: str) -> None:
     """Standard deviations of layer responses of the first seed, in order and sorted: v1 Fig. 7."""
     from resjax.analysis import responses

@@ -14,6 +14,8 @@ from resjax.sweep.plan import arguments
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 FILES = {"cifar10": "cifar10.py", "imagenet2012": "imagenet.py", "digits": "digits.py"}
+# v1 section 4.2: 45k/5k of CIFAR-10.
+HELD_OUT = {"data.train_split": "train[:90%]", "data.validation_split": "train[90%:]"}
 
 
 def variant(table: Table, row: Row, data: str, data_dir: str = "", budget: float = 1.0) -> Variant:
@@ -23,11 +25,16 @@ def variant(table: Table, row: Row, data: str, data_dir: str = "", budget: float
       BadInput: if the budget is not in (0, 1].
     """
     own = data == table.data[0]
-    config, overrides = f"{config_file(data)}:{row.network}", {f"model.{k}": v for k, v in row.model.items()}
+    file = config_file(table, data)
+    config, overrides = f"{file}:{row.network}", {f"model.{k}": v for k, v in row.model.items()}
     if own:
         overrides |= row.fields
     elif table.data == IMAGENET:
-        config, overrides = config_file(data), _imagenet_on_digits(row)
+        config, overrides = file, _imagenet_on_digits(file, row)
+    if table.config:
+        overrides["data.name"] = data
+    if table.validation:
+        overrides |= HELD_OUT
     if data_dir:
         overrides["data.dir"] = data_dir
     return Variant({**overrides, **_shortened(config, overrides, budget)}, config)
@@ -43,18 +50,18 @@ def sweep(
         own = variant(table, row, data, data_dir, budget)
         taken[row.name] = next((name for name, other in variants.items() if other == own), row.name)
         variants.setdefault(taken[row.name], own)
-    return Sweep(config_file(data), variants, tuple(range(seeds))), taken
+    return Sweep(config_file(table, data), variants, tuple(range(seeds))), taken
 
 
-def config_file(data: str) -> str:
-    """The config file of a data set, as a relative path if it lies below the current folder."""
-    path = CONFIGS / FILES[data]
+def config_file(table: Table, data: str) -> str:
+    """The config file of a table on a data set, as a relative path if it lies below the current folder."""
+    path = CONFIGS / (table.config or FILES[data])
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
 
-def _imagenet_on_digits(row: Row) -> dict[str, Any]:
-    """The fields in which an ImageNet network differs from the default network of the digits' config."""
-    base = network(cli.load([f"--config={config_file('digits')}"]))
+def _imagenet_on_digits(file: str, row: Row) -> dict[str, Any]:
+    """The fields in which an ImageNet network differs from the default network of the digits' config file."""
+    base = network(cli.load([f"--config={file}"]))
     fitting = {name: getattr(base, name) for name in ("input_size", "input_channels", "num_classes")}
     fields = dataclasses.asdict(dataclasses.replace(imagenet(row.network), **{**row.model, **fitting}))
     return {f"model.{name}": value for name, value in fields.items() if value != getattr(base, name)}

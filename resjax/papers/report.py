@@ -32,23 +32,24 @@ class Report:
         arguments = {run.variant: run.arguments for run in runs}
         clean = any(result.train_clean_error for result in results.values())
         columns = [
-            "row",
-            "paper",
-            "ours",
+            *("row", "paper", "ours"),
             *(["ours, clean training"] if clean else []),
             *(["ours, training"] if self.table.training else []),
-            "parameters",
-            "steps",
-            "note",
+            *(["ours, validation"] if self.table.validation else []),
+            *("parameters", "steps", "note"),
         ]
+        chosen = self.chosen(results)
         rows, records, long_records = [], [], []
         for row in self.table.rows:
             result = results[self.taken[row.name]]
             note = self._note(row, result)
-            training = [show(result.train_clean_error)] if clean else []
-            training += [show(result.train_error)] if self.table.training else []
+            if row.name == chosen:
+                note = f"the lowest validation error; {note}".removesuffix("; ")
+            also = [show(result.train_clean_error)] if clean else []
+            also += [show(result.train_error)] if self.table.training else []
+            also += [show(validation_error(result))] if self.table.validation else []
             size = f"{whole(result.params)} (paper {row.size})" if row.size else whole(result.params)
-            cells = [row.label, str(row.published), self.cell(result), *training, size, whole(result.steps), note]
+            cells = [row.label, str(row.published), self.cell(row, result), *also, size, whole(result.steps), note]
             rows.append(cells)
             record = self._record(row, result, note)
             records.append(record)
@@ -62,6 +63,7 @@ class Report:
                     "test_errors": result.test_error,
                     "train_errors": result.train_error,
                     "train_clean_errors": result.train_clean_error,
+                    "validation_errors": validation_error(result),
                     "device": sorted({s["device"] for s in result.summaries.values()}),
                 }
             )
@@ -74,8 +76,13 @@ class Report:
         if table.note:
             lines.append(table.note)
         lines.append(
-            "Ours: test error in percent after the last step, mean ± sample standard deviation (n runs)."
+            "Ours: test error in percent after the last step, in the paper's statistic first, and always as mean ± "
+            "sample standard deviation (n runs)."
             + (" Training errors are of the last interval between evaluations, with augmentation." * table.training)
+            + (
+                " The last tenth of the training split is held out; choose by the errors on it alone."
+                * table.validation
+            )
         )
         if self.data == "cifar10":
             lines.append(
@@ -91,12 +98,31 @@ class Report:
             lines.append(f"Budget: {self.budget:g}; every schedule is cut to this part of its length.")
         return "\n".join([*lines, "", f"    {self.command}"])
 
-    def cell(self, result: Result) -> str:
-        """Ours: `mean ± std (n)`, with "fail" before it where the paper would say so; empty where nothing ran."""
+    def chosen(self, results: dict[str, Result]) -> str:
+        """The row with the lowest mean validation error; "" in a table without them, or before a run has ended."""
+        means = {
+            row.name: mean
+            for row in self.table.rows
+            if self.table.validation
+            and (mean := spread(validation_error(results[self.taken[row.name]]))[0]) is not None
+        }
+        return min(means, key=means.__getitem__, default="")
+
+    def cell(self, row: Row, result: Result) -> str:
+        """Ours: `mean ± std (n)`, after the paper's own statistic; "fail" before it where the paper would say so.
+
+        Empty where nothing ran.
+        """
         number = show(result.test_error)
         if any(row.published.top5 is not None for row in self.table.rows) and result.n:
             number += f" / {show(result.top5_error)}"
         number += f" ({result.n})" if result.n else ""
+        if result.n > 1 and row.published.kind == "median":
+            number = f"median {statistics.median(result.test_error):.2f}, mean {number}"
+        if result.n > 1 and row.published.kind == "mean":
+            number = f"mean {number}"
+        if result.n > 1 and row.published.best is not None:
+            number += f", best {min(result.test_error):.2f}"
         return f"fail {number}".strip() if self.failed(result) else number
 
     def failed(self, result: Result) -> bool:
@@ -129,7 +155,9 @@ class Report:
             "row": row.name,
             "label": row.label,
             "paper": published.top1,
+            "paper_mean": published.mean,
             "paper_std": published.std,
+            "paper_best": published.best,
             "paper_top5": published.top5,
             "paper_words": published.words,
             "n": result.n,
@@ -148,3 +176,9 @@ class Report:
             "seconds": spread(result.seconds)[0],
             "note": note,
         }
+
+
+def validation_error(result: Result) -> list[float]:
+    """In percent after the last step, one for every finished run that held out a part of its training split."""
+    key = "validation_accuracy"
+    return [100 * (1 - summary[key]) for summary in result.summaries.values() if key in summary]

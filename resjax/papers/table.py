@@ -10,22 +10,46 @@ IMAGENET = ("imagenet2012", "digits")
 Draw = Callable[[Mapping[str, list[Path]], Path, str], object]
 
 
+MEAN, MEDIAN = "mean of 5 runs", "median of 5 runs"
+
+
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """What the paper says of a row: errors in percent, or `words` where it gives no number."""
+    """What the paper says of a row: errors in percent, or `words` where it gives no number.
+
+    Attributes:
+      top1: what `statistic` says: MEAN or MEDIAN; empty: the paper does not say, or has one run.
+      mean: where `top1` is another statistic, and the paper gives the mean besides.
+      std: of the mean.
+      best: of the runs.
+    """
 
     top1: float | None = None
     top5: float | None = None
+    mean: float | None = None
     std: float | None = None
+    best: float | None = None
     words: str = ""
-    statistic: str = ""  # what the number is: a mean, a median of 5 runs; empty: the paper does not say
+    statistic: str = ""
 
     def __str__(self) -> str:
+        """`8.75`, `22.85 / 6.71`, `mean 6.61 ± 0.16, best 6.43`, `median 4.92, mean 4.89 ± 0.14`, or the words."""
         if self.top1 is None:
             return self.words
-        number = f"{self.top1:.2f}" if self.std is None else f"{self.top1:.2f} ± {self.std:.2f}"
-        number = number if self.top5 is None else f"{number} / {self.top5:.2f}"
-        return f"{number} ({self.words})" if self.words else number
+        number = f"{self.top1:.2f}" if self.top5 is None else f"{self.top1:.2f} / {self.top5:.2f}"
+        parts = [f"{self.kind} {number}".strip()]
+        if self.mean is not None:
+            parts.append(f"mean {self.mean:.2f}")
+        if self.std is not None:
+            parts[-1] += f" ± {self.std:.2f}"
+        if self.best is not None:
+            parts.append(f"best {self.best:.2f}")
+        return ", ".join(parts)
+
+    @property
+    def kind(self) -> str:
+        """The statistic in a word: mean, median, or nothing."""
+        return self.statistic.partition(" ")[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +97,9 @@ class Table:
       data: the sets that it can run on, the paper's own first.
       seeds: how many by default: as many as the paper took.
       training: also show training errors.
+      validation: hold out the last tenth of the training split (45k/5k of CIFAR-10), show the errors on it, and say
+        which row has the lowest.
+      config: the config file for all sets; by default the set's own.
       note: what differs between the paper's numbers and ours, for all rows.
       jobs: how many runs at a time by default.
     """
@@ -84,6 +111,8 @@ class Table:
     data: tuple[str, ...] = CIFAR
     seeds: int = 1
     training: bool = False
+    validation: bool = False
+    config: str = ""
     pictures: tuple[Picture, ...] = ()
     note: str = ""
     jobs: int = 1

@@ -22,16 +22,19 @@ def _in_the_checkout(monkeypatch):
 @pytest.fixture(scope="module")
 def data_sets():
     """The papers' data sets seem to be prepared; no image of theirs is read."""
-    shapes = {"cifar10": (32, 10, 50_000), "cifar100": (32, 100, 50_000), "imagenet2012": (224, 1000, 1_281_167)}
+    shapes = {
+        **{"cifar10": (32, 3, 10, 50_000), "cifar100": (32, 3, 100, 50_000)},
+        **{"mnist": (28, 1, 10, 60_000), "imagenet2012": (224, 3, 1000, 1_281_167)},
+    }
     digits = plan.look_up
 
     def look_up(config):
         if config.data.name not in shapes:
             return digits(config)
-        side, classes, size = shapes[config.data.name]
+        side, channels, classes, size = shapes[config.data.name]
         usual = {"augment": "crop_flip", "pad": 4, "normalize": "pixel_mean", "image_size": side}
         return SimpleNamespace(
-            image_shape=(side, side, 3), num_classes=classes, train_size=size, test_split="test", **usual
+            image_shape=(side, side, channels), num_classes=classes, train_size=size, test_split="test", **usual
         )
 
     with pytest.MonkeyPatch.context() as patch:

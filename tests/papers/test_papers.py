@@ -35,10 +35,11 @@ def finish(data_sets, monkeypatch):
                 (run.workdir / "config.json").write_text(json.dumps(plain(run.config)))
                 summary = SUMMARY | {"test_accuracy": 1 - error / 100}
                 summary |= {"train_clean_accuracy": 0.75} if run.config.eval_train else {}
+                if run.config.data.validation_split:
+                    summary |= {"validation_accuracy": 1 - error / 200}
                 (run.workdir / "summary.json").write_text(json.dumps(summary))
-                records = [
-                    {"step": s, "split": split, "accuracy": 0.5} for s in (1, 2) for split in ("train", "test")
-                ]
+                record = {"accuracy": 0.5, "loss": 0.7}
+                records = [{"step": s, "split": split, **record} for s in (1, 2) for split in ("train", "test")]
                 (run.workdir / "metrics.jsonl").write_text("\n".join(map(json.dumps, records)))
                 progress.ended(run, 0)
             changed()
@@ -51,12 +52,14 @@ def test_list(capsys):
     assert main(["list"]) == 0
     out = capsys.readouterr().out
     for name in (
-        *("v1-table2", "v1-table3", "v1-table4", "v1-table6", "v1-fig1", "v1-fig6", "v1-fig7"),
-        *("v2-table1", "v2-table2", "v2-table3", "v2-table5", "degradation"),
+        *("v1-table2", "v1-table3", "v1-table4", "v1-table6", "v1-fig1", "v1-fig4", "v1-fig6", "v1-fig7"),
+        *("v2-table1", "v2-table2", "v2-table3", "v2-table4", "v2-table5", "v2-fig1", "v2-fig3", "v2-fig6"),
+        *("v1-split", "v2-search", "v2-bn-after", "highway-mnist", "degradation"),
     ):
         assert f"\n{name} " in "\n" + out
         assert f"; {len(TABLES[name].rows)} rows " in " ".join(out.split())
     assert "scale-0.5-0.5" in out
+    assert "v1-fig5 " in out
     assert max(map(len, out.splitlines())) <= 80
 
 
@@ -67,7 +70,10 @@ def test_list(capsys):
         (["--seeds=1"], "NAME is missing"),
         (["v2-tabel1"], r"table='v2-tabel1' is unknown; did you mean v2-table1\? \(known: v1-table2, v1-table3, "),
         (["v2-table1", "--rows=gate"], r"--rows='gate' is unknown; did you mean gated-0, gated-6\?$"),
-        (["v2-table1", "--rows=Gating"], "did you mean exclusive-5, exclusive-6, exclusive-7, gated-0, gated-6"),
+        (
+            ["v2-table1", "--rows=Gating"],
+            "did you mean exclusive-0, exclusive-1, .*, exclusive-7, gated-0, gated-6",
+        ),
         (["v2-table1", "--rows=original,exclusive-9"], "--rows='exclusive-9' is unknown; did you mean exclusive-"),
         (["v2-table1", "--rows="], "--rows"),
         (["v2-table1", "--data=cifar"], "--data='cifar' is unknown; did you mean cifar10"),
@@ -151,15 +157,13 @@ def test_the_table(finish, tmp_path, capsys):
     table = (tmp_path / "W/table.md").read_text()
     assert table in capsys.readouterr().out
     cells = {line.split(" | ")[0].strip("| "): [c.strip() for c in line.split("|")] for line in table.splitlines()}
-    assert cells["original"][2:5] == ["6.61", "7.00 ± 1.00 (3)", "1,727,962"]
-    assert cells["exclusive gating, b_g = 0 to -5"][2:4] == ["fail", "46.33 ± 38.21 (3)"]  # half the schedule
-    assert cells["exclusive gating, b_g = 0 to -5"][5:7] == [
-        "1",
-        "run with b_g = -5, the nearest to one that works",
-    ]
+    assert cells["original"][2:5] == ["median 6.61", "median 7.00, mean 7.00 ± 1.00 (3)", "1,727,962"]
+    exclusive = cells["exclusive gating, b_g = -5"]
+    assert exclusive[2:4] == ["fail", "median 30.00, mean 46.33 ± 38.21 (3)"]  # half the schedule
+    assert exclusive[5] == "1"
     assert cells["dropout shortcut, rate 0.5"][3] == "fail 10.00 (1)"
     assert cells["dropout shortcut, rate 0.5"][6].endswith("2 diverged")
-    assert cells["shortcut-only gating, b_g = -6"][2:6] == ["6.91", "", "1,824,186", ""]  # not run: empty
+    assert cells["shortcut-only gating, b_g = -6"][2:6] == ["median 6.91", "", "1,824,186", ""]  # not run: empty
     head = table.partition("| row")[0]
     assert "Budget: 0.5; every schedule is cut" in head
     assert "python -m resjax.papers v2-table1 --rows=original,exclusive-5,dropout" in head
@@ -188,8 +192,35 @@ def test_fail_is_a_median_above_20_percent_after_the_whole_schedule(finish, tmp_
     finish |= {"exclusive-5": [90.0, 30.0, 19.0], "original": [19.0, 30.0, 7.0]}
     main(["v2-table1", "--rows=exclusive-5,original", "--seeds=3", f"--workdir={tmp_path / 'W'}"])
     table = (tmp_path / "W/table.md").read_text()
-    assert "| fail 46.33 ± 38.21 (3) |" in table
-    assert "| 18.67 ± 11.50 (3) " in table
+    assert "| fail median 30.00, mean 46.33 ± 38.21 (3) |" in table
+    assert "| median 19.00, mean 18.67 ± 11.50 (3) " in table
+
+
+def test_the_paper_s_statistic(finish, tmp_path):
+    finish |= {"resnet-110": [6.5, 6.4, 6.9], "resnet-1202": [8.0, 7.0, 7.5], "preact-1001": [4.9, 5.2, 5.0]}
+    flags = [f"--rows={','.join(finish)}", "--seeds=3", f"--workdir={tmp_path / 'W'}"]
+    assert main(["v2-table4", *flags]) == 0
+    lines = (tmp_path / "W/table.md").read_text().splitlines()
+    cells = {line.split(" | ")[0].strip("| "): [c.strip() for c in line.split("|")] for line in lines}
+    assert cells["ResNet-110"][2:4] == ["mean 6.61 ± 0.16, best 6.43", "mean 6.60 ± 0.26 (3), best 6.40"]
+    assert cells["ResNet-1202"][2:4] == ["7.93", "7.50 ± 0.50 (3)"]
+    own = cells["pre-activation ResNet-1001"]
+    assert own[2:4] == ["median 4.92, mean 4.89 ± 0.14", "median 5.00, mean 5.03 ± 0.15 (3)"]
+    assert own[4] == "10,327,706 (paper 10.2M)"
+    record = {row["row"]: row for row in json.loads((tmp_path / "W/table.json").read_text())["rows"]}["preact-1001"]
+    assert (record["paper"], record["paper_mean"], record["statistic_paper"]) == (4.92, 4.89, "median of 5 runs")
+
+
+def test_a_search_shows_validation_errors_and_the_lowest(finish, tmp_path):
+    finish |= {"exclusive-5": [11.0], "exclusive-6": [9.0], "exclusive-7": [8.0]}  # validation: half of them
+    flags = [f"--rows={','.join(finish)}", f"--workdir={tmp_path / 'W'}"]
+    assert main(["v2-search", *flags]) == 0
+    table = (tmp_path / "W/table.md").read_text()
+    cells = [[c.strip() for c in line.split("|")][1:-1] for line in table.splitlines() if line.startswith("| excl")]
+    assert [row[3] for row in cells] == ["", "", "", "", "", "5.50", "4.50", "4.00", "", "", ""]
+    assert [row[6] for row in cells].index("the lowest validation error") == 7
+    assert (cells[6][1], cells[6][2], sum("lowest" in row[6] for row in cells)) == ("chosen", "9.00 (1)", 1)
+    assert "choose by the errors on it alone" in table
 
 
 @pytest.mark.parametrize(
@@ -221,11 +252,16 @@ def test_top5_and_rows_that_share_their_runs(finish, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "files"), [("degradation", ["curves.png", "degradation.png"]), ("v1-fig1", ["fig1.png"])]
+    ("name", "files"),
+    [
+        ("degradation", ["curves.png", "degradation.png"]),
+        ("v1-fig1", ["fig1.png"]),
+        ("v2-fig6", ["fig6-bn-after.png", "fig6-preact.png"]),
+    ],
 )
 def test_pictures_and_training_errors(name, files, finish, tmp_path):
     finish |= {row.name: [50.0] for row in TABLES[name].rows}
-    assert main([name, f"--workdir={tmp_path / 'W'}"]) == 0
+    assert main([name, "--seeds=1", f"--workdir={tmp_path / 'W'}"]) == 0
     assert sorted(path.name for path in (tmp_path / "W").glob("*.png")) == files
     table = (tmp_path / "W/table.md").read_text()
     assert "| ours, training |" in table

@@ -7,6 +7,7 @@ import pytest
 from resjax.config import durations, network
 from resjax.models import counts
 from resjax.papers import TABLES
+from resjax.papers.__main__ import main
 from resjax.papers.recipe import sweep
 from resjax.sweep.plan import plan
 
@@ -39,6 +40,7 @@ NUMBERS = {
         "resnet-1202": 7.93,
     },
     "v1-fig1": {"plain-20": None, "plain-56": None},
+    "v1-fig4": {"plain-18": 27.94, "plain-34": 28.54, "resnet-18-A": 27.88, "resnet-34-A": 25.03},
     "v1-fig6": {
         "plain-20": None,
         "plain-32": None,
@@ -53,11 +55,17 @@ NUMBERS = {
         "resnet-1202": 7.93,
     },
     "v1-fig7": {"plain-20": None, "plain-56": None, "resnet-20": 8.75, "resnet-56": 6.97, "resnet-110": 6.61},
+    "v1-split": {"rate-0.01": None, "rate-0.03": None, "rate-0.1": "chosen", "rate-0.3": None},
     "v2-table1": {
         "original": 6.61,
         "scale-0": FAIL,
         "scale-0.5": FAIL,
         "scale-0.5-0.5": 12.35,
+        "exclusive-0": FAIL,
+        "exclusive-1": FAIL,
+        "exclusive-2": FAIL,
+        "exclusive-3": FAIL,
+        "exclusive-4": FAIL,
         "exclusive-5": FAIL,
         "exclusive-6": 8.7,
         "exclusive-7": 9.81,
@@ -92,6 +100,40 @@ NUMBERS = {
         "original-1001-cifar100": 27.82,
         "preact-1001-cifar100": 22.71,
     },
+    "v2-table4": {
+        "resnet-110": 6.61,
+        "resnet-1202": 7.93,
+        "preact-164": 5.46,
+        "preact-1001": 4.92,
+        "preact-1001-batch64": 4.62,
+        "original-164-cifar100": 25.16,
+        "original-1001-cifar100": 27.82,
+        "preact-164-cifar100": 24.33,
+        "preact-1001-cifar100": 22.71,
+    },
+    "v2-bn-after": {"original-101": (23.6, 7.1), "bn-after-101": (24.6, 7.5)},
+    "v2-search": {
+        "exclusive-0": None,
+        "exclusive-1": None,
+        "exclusive-2": None,
+        "exclusive-3": None,
+        "exclusive-4": None,
+        "exclusive-5": None,
+        "exclusive-6": "chosen",
+        "exclusive-7": None,
+        "exclusive-8": None,
+        "exclusive-9": None,
+        "exclusive-10": None,
+    },
+    "v2-fig1": {"original-1001": 7.61, "preact-1001": 4.92},
+    "v2-fig3": {
+        "original": 6.61,
+        "scale-0.5-0.5": 12.35,
+        "exclusive-6": 8.7,
+        "gated-0": 12.86,
+        "conv1x1": 12.22,
+    },
+    "v2-fig6": {"a-110": 6.61, "b-110": 8.17, "a-164": 5.93, "e-164": 5.46},
     "v2-table5": {
         "original-152-224": (23.0, 6.7),
         "original-152-320": (21.3, 5.5),
@@ -100,9 +142,39 @@ NUMBERS = {
         "preact-200-320": (20.7, 5.3),
         "preact-200-320-aspect": (20.1, 4.8),
     },
+    "highway-mnist": {
+        "plain-10": None,
+        "highway-10": None,
+        "plain-20": None,
+        "highway-20": None,
+        "plain-50": None,
+        "highway-50": None,
+        "plain-100": None,
+        "highway-100": "a loss over 100 times lower than plain",
+    },
     "degradation": {f"{kind}-{d}": None for kind in ("plain", "resnet") for d in (8, 14, 20, 32, 44, 56)},
     "degradation-longer": {"plain-20": None, "plain-56": None, "resnet-56": None},
     "degradation-norms": {"plain-20": None, "plain-56": None, "resnet-56": None, "plain-56-clipped": None},
+}
+
+# Row -> mean, standard deviation and best, where the paper gives them besides.
+SPREADS = {
+    ("v1-table6", "resnet-110"): (None, 0.16, 6.43),
+    ("v1-fig6", "resnet-110"): (None, 0.16, 6.43),
+    ("v1-fig7", "resnet-110"): (None, 0.16, 6.43),
+    ("v2-table4", "resnet-110"): (None, 0.16, 6.43),
+    ("v2-table4", "preact-1001"): (4.89, 0.14, None),
+    ("v2-table4", "preact-1001-batch64"): (4.69, 0.2, None),
+    ("v2-table4", "preact-1001-cifar100"): (22.68, 0.22, None),
+}
+# How a row with a spread reads.
+TEXTS = {
+    ("v1-table6", "resnet-110"): "mean 6.61 ± 0.16, best 6.43",
+    ("v1-table6", "resnet-20"): "8.75",
+    ("v1-table3", "resnet-50"): "22.85 / 6.71",
+    ("v2-table1", "gated-6"): "median 6.91",
+    ("v2-table1", "scale-0"): "fail",
+    ("v2-table4", "preact-1001-batch64"): "median 4.62, mean 4.69 ± 0.20",
 }
 
 # v2 Table 1: all in which a row's network differs from the original ResNet-110.
@@ -111,6 +183,11 @@ TABLE1 = {
     "scale-0": {"shortcut_scale": 0.0},
     "scale-0.5": {"shortcut_scale": 0.5},
     "scale-0.5-0.5": {"shortcut_scale": 0.5, "branch_scale": 0.5},
+    "exclusive-0": {"gate": "exclusive"},
+    "exclusive-1": {"gate": "exclusive", "gate_bias": -1.0},
+    "exclusive-2": {"gate": "exclusive", "gate_bias": -2.0},
+    "exclusive-3": {"gate": "exclusive", "gate_bias": -3.0},
+    "exclusive-4": {"gate": "exclusive", "gate_bias": -4.0},
     "exclusive-5": {"gate": "exclusive", "gate_bias": -5.0},
     "exclusive-6": {"gate": "exclusive", "gate_bias": -6.0},
     "exclusive-7": {"gate": "exclusive", "gate_bias": -7.0},
@@ -161,6 +238,13 @@ PARAMETERS = {
         "resnet-101": 44_549_160,
         "resnet-152": 60_192_808,
     },
+    "v1-fig4": {
+        "plain-18": 11_515_688,
+        "plain-34": 21_623_848,
+        "resnet-18-A": 11_515_688,
+        "resnet-34-A": 21_623_848,
+    },
+    "v1-split": dict.fromkeys(("rate-0.01", "rate-0.03", "rate-0.1", "rate-0.3"), 269_722),
     "v1-table6": {f"resnet-{d}": count for d, count in stacks(20, 32, 44, 56, 110, 1202).items()},
     "v1-fig1": {f"plain-{d}": count for d, count in stacks(20, 56).items()},
     "v1-fig6": {f"plain-{d}": count for d, count in stacks(20, 32, 44, 56, 110).items()}
@@ -169,7 +253,7 @@ PARAMETERS = {
     | {f"resnet-{d}": count for d, count in stacks(20, 56, 110).items()},
     "v2-table1": {
         **dict.fromkeys(("original", "scale-0", "scale-0.5", "scale-0.5-0.5", "dropout"), RESNET_110),
-        **dict.fromkeys(("exclusive-5", "exclusive-6", "exclusive-7", "gated-0", "gated-6"), GATED),
+        **dict.fromkeys((*(f"exclusive-{b}" for b in range(8)), "gated-0", "gated-6"), GATED),
         "conv1x1": OPTION_C,
     },
     "v2-table2": {
@@ -188,6 +272,26 @@ PARAMETERS = {
         "original-1001-cifar100": 10_328_602 + CIFAR_100,
         "preact-1001-cifar100": 10_327_706 + CIFAR_100,
     },
+    "v2-table4": {
+        "resnet-110": 1_727_962,
+        "resnet-1202": 19_421_274,
+        "preact-164": 1_703_258,
+        "preact-1001": 10_327_706,
+        "preact-1001-batch64": 10_327_706,
+        "original-164-cifar100": 1_704_154 + CIFAR_100,
+        "original-1001-cifar100": 10_328_602 + CIFAR_100,
+        "preact-164-cifar100": 1_726_388,
+        "preact-1001-cifar100": 10_350_836,
+    },
+    "v2-bn-after": {"original-101": 44_549_160, "bn-after-101": 44_549_160},
+    "v2-search": dict.fromkeys((f"exclusive-{b}" for b in range(11)), GATED),
+    "v2-fig1": {"original-1001": 10_328_602, "preact-1001": 10_327_706},
+    "v2-fig3": {
+        **dict.fromkeys(("original", "scale-0.5-0.5"), RESNET_110),
+        **dict.fromkeys(("exclusive-6", "gated-0"), GATED),
+        "conv1x1": OPTION_C,
+    },
+    "v2-fig6": {"a-110": RESNET_110, "b-110": RESNET_110, "a-164": 1_704_154, "e-164": 1_703_258},
     "v2-table5": {
         "original-152-224": 60_192_808,
         "original-152-320": 60_192_808,
@@ -195,6 +299,11 @@ PARAMETERS = {
         "original-200-320": 64_673_832,
         "preact-200-320": 64_666_152,
         "preact-200-320-aspect": 64_666_152,
+    },
+    # 784 inputs, the first layer, depth - 1 layers of weights and biases (twice, with a gate), 10 classes.
+    "highway-mnist": {
+        **{f"plain-{d}": 784 * 71 + 71 + (d - 1) * (71 * 71 + 71) + 71 * 10 + 10 for d in (10, 20, 50, 100)},
+        **{f"highway-{d}": 784 * 50 + 50 + (d - 1) * 2 * (50 * 50 + 50) + 50 * 10 + 10 for d in (10, 20, 50, 100)},
     },
     "degradation": {
         f"{kind}-{d}": c
@@ -207,8 +316,23 @@ PARAMETERS = {
         **{"resnet-56": 852_730, "plain-56-clipped": 852_730},
     },
 }
-# Printed size -> the rows that have it, in Table 6; v2's 10.2M leaves BN out, so it is not a row's size.
-SIZES = {20: "0.27M", 32: "0.46M", 44: "0.66M", 56: "0.85M", 110: "1.7M", 1202: "19.4M"}
+# The sizes that the papers print, wherever a row has one.
+TABLE_6 = {20: "0.27M", 32: "0.46M", 44: "0.66M", 56: "0.85M", 110: "1.7M", 1202: "19.4M"}
+SIZES = {
+    "v1-table6": {f"resnet-{depth}": size for depth, size in TABLE_6.items()},
+    "v1-fig1": {"plain-20": "0.27M", "plain-56": "0.85M"},
+    "v1-fig6": {f"plain-{depth}": size for depth, size in TABLE_6.items() if depth < 1202}
+    | {f"resnet-{depth}": size for depth, size in TABLE_6.items()},
+    "v1-fig7": {
+        **{"plain-20": "0.27M", "plain-56": "0.85M"},
+        **{"resnet-20": "0.27M", "resnet-56": "0.85M", "resnet-110": "1.7M"},
+    },
+    "v1-split": dict.fromkeys(("rate-0.01", "rate-0.03", "rate-0.1", "rate-0.3"), "0.27M"),
+    "v2-table4": {
+        **{"resnet-110": "1.7M", "resnet-1202": "19.4M", "preact-164": "1.7M"},
+        **{"preact-1001": "10.2M", "preact-1001-batch64": "10.2M"},
+    },
+}
 
 
 @pytest.fixture(scope="module")
@@ -234,37 +358,95 @@ def test_every_number_twice(name):
 
 
 def test_what_the_numbers_are():
-    by_name = {row.name: row.published for row in TABLES["v1-table6"].rows}
-    best = by_name.pop("resnet-110")
-    assert (best.std, best.words, best.statistic) == (0.16, "best 6.43", "mean of 5 runs")
-    assert str(best) == "6.61 ± 0.16 (best 6.43)"
-    assert {p.std for p in by_name.values()} == {None}
-    for table in ("v2-table1", "v2-table2", "v2-table3"):
-        assert {row.published.statistic for row in TABLES[table].rows} == {"median of 5 runs"}
-        assert TABLES[table].seeds == 5
+    rows = {(name, row.name): row.published for name, table in TABLES.items() for row in table.rows}
+    spreads = {at: (p.mean, p.std, p.best) for at, p in rows.items()}
+    assert {at: spread for at, spread in spreads.items() if any(spread)} == SPREADS
+    assert {at: str(rows[at]) for at in TEXTS} == TEXTS
+    means = {at for at, p in rows.items() if p.statistic == "mean of 5 runs"}
+    medians = {at for at, p in rows.items() if p.statistic == "median of 5 runs"}
+    assert means == {(table, "resnet-110") for table in ("v1-table6", "v1-fig6", "v1-fig7", "v2-table4")}
+    every = ("v2-table1", "v2-table2", "v2-table3", "v2-table4", "v2-fig1", "v2-fig3", "v2-fig6")
+    single = {("v2-table4", "resnet-110"), ("v2-table4", "resnet-1202")}  # v1's
+    assert medians == {at for at in rows if at[0] in every} - single
+    assert {table for table, of in TABLES.items() if of.seeds == 5} == set(every)
+
+
+def test_every_row_has_its_number_and_its_size_here():
+    """A row that is in no list here would pass unseen."""
+    names = {name: {row.name for row in table.rows} for name, table in TABLES.items()}
+    assert {name: set(rows) for name, rows in NUMBERS.items()} == names
+    assert {name: set(rows) for name, rows in PARAMETERS.items()} == names
+    sizes = {name: {row.name: row.size for row in table.rows if row.size} for name, table in TABLES.items()}
+    assert {name: rows for name, rows in sizes.items() if rows} == SIZES
+
+
+def test_the_formula_of_the_stacked_networks():
+    """Also of one-layer skips: they have the same layers, and so the same count."""
+    counted = {20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018, 110: 1_727_962, 1202: 19_421_274}
+    assert stacks(*counted) == counted
 
 
 @pytest.mark.parametrize("name", TABLES)
 def test_every_row_builds_with_the_published_parameters(name, configs):
     found = {row.name: counts.total(network(configs[name, row.name])).params for row in TABLES[name].rows}
     assert found == PARAMETERS[name]
-    for row in TABLES[name].rows:
-        params = found[row.name]
-        if row.size:
-            assert row.size == SIZES[network(configs[name, row.name]).depth]
-            digits = 2 if params < 1e6 else 1
-            assert f"{params / 1e6:.{digits}f}M" == row.size
+    for row, size in SIZES.get(name, {}).items():
+        if size != "10.2M":  # which leaves out BN
+            assert f"{found[row] / 1e6:.{2 if found[row] < 1e6 else 1}f}M" == size
 
 
 def test_depths(configs):
+    of_all = {"v1-split": 20, "v2-table1": 110, "v2-search": 110, "v2-fig3": 110}
     for (table, row), config in configs.items():
-        depth = next(int(part) for part in row.split("-") if part.isdigit()) if table != "v2-table1" else 110
-        assert network(config).depth == depth, (table, row)
+        depth = of_all.get(table) or next(int(part) for part in row.split("-") if part.isdigit())
+        hidden = table == "highway-mnist"  # its depth leaves the classifier out
+        assert network(config).depth == depth + hidden, (table, row)
+
+
+def test_held_out_images(configs):
+    for (table, row), config in configs.items():
+        splits = ("train[:90%]", "train[90%:]") if table in ("v1-split", "v2-search") else ("train", "")
+        assert (config.data.train_split, config.data.validation_split) == splits, (table, row)
+    rates = [configs["v1-split", f"rate-{rate}"].optimizer.learning_rate for rate in (0.01, 0.03, 0.1, 0.3)]
+    assert rates == [0.01, 0.03, 0.1, 0.3]
+    biases = [configs["v2-search", f"exclusive-{b}"].model.gate_bias for b in range(11)]
+    assert biases == [0, -1, -2, -3, -4, -5, -6, -7, -8, -9, -10]
+
+
+def test_the_recipe_of_462(configs):
+    """fb.resnet.torch with 64 images on two GPUs: 200 epochs, drops after 80 and 121, no warm-up."""
+    usual, config = (configs["v2-table4", f"preact-1001{batch}"] for batch in ("", "-batch64"))
+    plan_ = durations(config, 50_000)
+    assert (plan_.total / plan_.per_epoch, plan_.warmup) == (200, 0)
+    assert [round(drop / plan_.per_epoch, 3) for drop in plan_.drops] == [80, 121]
+    assert (config.batch_size, config.model.bn_group, config.optimizer.nesterov) == (64, 32, True)
+    assert (config.optimizer.learning_rate, config.schedule.drop_factor) == (0.1, 0.1)
+    assert config.model.units == usual.model.units
+
+
+def test_highway_networks(configs):
+    plain, highway = (configs["highway-mnist", f"{kind}-100"] for kind in ("plain", "highway"))
+    assert (plain.model.widths, plain.model.units, plain.model.shortcut) == ((71,), (99,), "none")
+    assert (highway.model.widths, highway.model.units, highway.model.gate_bias) == ((50,), (99,), -2)
+    assert (highway.data.name, highway.model.input_size, highway.model.input_channels) == ("mnist", 28, 1)
+
+
+def test_figure_5(capsys):
+    assert main(["v1-fig5"]) == 0
+    rows = [
+        [cell.strip() for cell in line.split("|")]
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith("| ResNet-")
+    ]
+    assert [row[2:6] for row in rows] == [
+        ["64 x 56 x 56", "3x3,64; 3x3,64", "73,728", "231,211,008"],
+        ["256 x 56 x 56", "1x1,64; 3x3,64; 1x1,256", "69,632", "218,365,952"],
+    ]
 
 
 def test_the_papers_recipe(configs):
     for (table, row), config in configs.items():
-        if not table.startswith("v2") or table == "v2-table5":
+        if not table.startswith("v2") or config.data.name == "imagenet2012" or row == "preact-1001-batch64":
             continue
         plan_ = durations(config, 50_000)
         assert (plan_.total, plan_.drops, plan_.warmup) == (64_000, (32_000, 48_000), 400), (table, row)
