@@ -116,9 +116,9 @@ def measure(run: OpenedRun, options: Options) -> dict[str, Any]:
 
 
 PANELS = {
-    "kernels": "weight layer, from input to output: its kernel",
-    "weights": "weight layer: gradient of its kernel",
-    "activations": "unit, from input to output: gradient of its output",
+    "kernels": ("weight layer, from input to output", "norm of its kernel"),
+    "weights": ("weight layer, from input to output", "norm of its kernel's gradient"),
+    "activations": ("unit, from input to output", "norm of its output's gradient"),
 }
 
 
@@ -135,12 +135,11 @@ def plot(found: Mapping[str, Any], path: Path, note: str = "") -> None:
                 text = "at the start" if at["step"] == 0 else f"step {at['step']:,}"
                 for one, kind in zip(row, PANELS, strict=True):
                     one.plot(range(1, len(at[kind]) + 1), at[kind], ".-", lw=1.2, color=colours(i), label=text)
-            for one in row:
-                one.set(title=label, yscale="log")
-            row[0].set_ylabel("L2 norm")
+            for one, (_, norm) in zip(row, PANELS.values(), strict=True):
+                one.set(title=label, ylabel=norm, yscale="log")
             row[-1].legend(fontsize=8)
-        for one, label in zip(axes[-1], PANELS.values(), strict=True):
-            figure.by_depth(one, label)
+        for one, (depth, _) in zip(axes[-1], PANELS.values(), strict=True):
+            figure.by_depth(one, depth)
 
 
 def profiles(found: Any) -> dict[str, list[float]]:

@@ -28,7 +28,7 @@ from resjax.benchmark import report as suite
 from resjax.config import plain, restored
 from resjax.drill import report
 from resjax.errors import BadInput
-from resjax.sweep.results import show
+from resjax.sweep.results import ERRORS, show
 from resjax.train import summary as run_summary
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,7 +39,7 @@ HEAD = """\
 
 Made from the raw summaries beside this file by `python -m resjax.papers.measured`. Errors are mean ± sample
 standard deviation (n seeds) after the last step; training errors are of the last interval between evaluations, with
-augmentation.
+augmentation, and clean ones of the whole training split after the last step, without it.
 
 """
 MARKS = "<!-- {}: begin -->\n", "<!-- {}: end -->\n"
@@ -162,26 +162,31 @@ def summary(results: Path) -> str:
 
 
 def runs_table(runs: dict[str, list[dict[str, Any]]]) -> str:
-    """Test and training error as mean ± sample standard deviation (n), size and wall time of every variant."""
+    """Errors as mean ± sample standard deviation (test: n), size and wall time of every variant.
+
+    Errors on the clean training set and on a validation split have a column if any run has them.
+    """
+
+    def errors(summaries: list[dict[str, Any]], measure: str) -> list[float]:
+        return [100 * (1 - s[f"{measure}_accuracy"]) for s in summaries if f"{measure}_accuracy" in s]
+
+    others = [m for m in ERRORS if m == "train" or (m != "test" and any(errors(s, m) for s in runs.values()))]
     rows = []
     for name, summaries in runs.items():
-        test, train = (
-            [100 * (1 - s[f"{split}_accuracy"]) for s in summaries if f"{split}_accuracy" in s]
-            for split in ("test", "train")
-        )
+        test = errors(summaries, "test")
         rows.append(
             [
                 name,
                 f"{show(test)} ({len(test)})",
-                show(train),
+                *(show(errors(summaries, measure)) for measure in others),
                 f"{summaries[0]['params']:,}",
                 f"{summaries[0]['steps']:,}",
                 f"{sum(s['seconds'] for s in summaries) / len(summaries):.0f}",
                 f"{sum(s['images_per_second'] for s in summaries) / len(summaries):,.0f}",
             ]
         )
-    columns = ["run", "test error, % (n)", "training error, %", "parameters", "steps", "seconds", "images/s"]
-    return markdown.table(columns, rows)
+    heads = ["run", "test error, % (n)", *(f"{ERRORS[measure]}, %" for measure in others)]
+    return markdown.table([*heads, "parameters", "steps", "seconds", "images/s"], rows)
 
 
 def benchmark_table(found: dict[str, Any]) -> str:

@@ -33,11 +33,13 @@ def responses(runs: Runs, path: Path, note: str) -> None:
 
 
 def norms(runs: Runs, path: Path, note: str) -> None:
-    """Norms of weights and gradients by layer of the first seed, at the start and at the saved steps."""
+    """Norms of weights and gradients by layer of the first seed, at the start and at saved steps; also as JSON."""
+    from resjax import files
     from resjax.analysis import gradients
     from resjax.analysis.runs import OpenedRun, Options
 
     found = {label: gradients.measure(OpenedRun.open(workdirs[0]), Options()) for label, workdirs in runs.items()}
+    files.write_json(path.with_suffix(".json"), found)
     gradients.plot(found, path, note)
 
 

@@ -46,6 +46,15 @@ def test_a_relu_network_with_he_weights_keeps_it(batch):
     assert 0.8 < np.exp(np.log(falls(spec, batch)).mean()) < 1.25
 
 
+def test_normalisation_lets_the_gradient_of_a_plain_network_explode(batch):
+    """Towards the input it grows by a constant factor a unit; beside a shortcut far less."""
+    sizes = TINY | {"units": (8,), "widths": (16,), "stem_width": 16}
+    plain, residual = (falls(Spec(**sizes, shortcut=shortcut), batch) for shortcut in ("none", "A"))
+    assert 1.25 < np.exp(np.log(plain).mean()) < 1.7
+    assert 1.0 < np.exp(np.log(residual).mean()) < 1.25
+    assert (plain > 1).all()
+
+
 def test_norms_are_those_of_plain_differentiation(batch):
     spec = Spec(**TINY)
     variables = fresh(spec, 0)

@@ -52,6 +52,22 @@ def test_table_of_runs(tmp_path):
         measured.collect(tmp_path)
 
 
+def test_errors_that_some_runs_have_evaluated():
+    usual = {"test_accuracy": 0.5, "train_accuracy": 0.75, "params": 9, "steps": 5, "seconds": 1.0}
+    usual |= {"images_per_second": 1.0}
+    more = usual | {"train_clean_accuracy": 0.875, "validation_accuracy": 0.25}
+    head, _, *rows = measured.runs_table({"a": [usual], "b": [more, more]}).splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in (head, *rows)]
+    assert cells[0][1:5] == [
+        "test error, % (n)",
+        "validation error, %",
+        "clean training error, %",
+        "training error, %",
+    ]
+    assert cells[1][1:5] == ["50.00 (1)", "", "", "25.00"]
+    assert cells[2][1:5] == ["50.00 ± 0.00 (2)", "75.00 ± 0.00", "12.50 ± 0.00", "25.00 ± 0.00"]
+
+
 def test_every_record_says_how_it_was_made():
     for path in measured.RESULTS.glob("*.json"):
         record = json.loads(path.read_text())
