@@ -28,6 +28,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from resjax.models import fold
+
 BLOCK = 2**20  # bytes of input or output that a block of images has
 FEW_PIXELS = 64  # of input times output: `matrix` multiplies all of them with each other
 SMALL_MAP = 64  # pixels up to which `rows` is ahead of XLA in the forward pass too
@@ -86,14 +88,16 @@ def convolve(
 ) -> jax.Array:
     """`lax.conv_general_dilated` of [N, H, W, C] and [kh, kw, C, O], equal to it up to rounding.
 
-    For `flax.linen.Conv(conv_general_dilated=convolve)`. It can be differentiated once, backwards. Groups and half
-    precision are XLA's.
+    For `flax.linen.Conv(conv_general_dilated=convolve)`. It can be differentiated once, backwards. On a CPU groups
+    and half precision are XLA's.
 
     Args:
-      how: `auto`, on a CPU what is fastest there and elsewhere XLA's own; `products`, for loops on a CPU; or `xla`.
+      how: `auto`, what is fastest on a CPU or elsewhere; `products`, for loops on a CPU; or `xla`.
     """
     wide = x.dtype in (jnp.float32, jnp.float64)
     elsewhere = jax.default_backend() != "cpu"
+    if how == "auto" and elsewhere and fold.pays(x, strides):
+        return fold.convolve(x, kernel, strides, padding)
     if how == "xla" or (how == "auto" and elsewhere) or not wide or feature_group_count > 1:
         return lax.conv_general_dilated(
             x, kernel, strides, padding, feature_group_count=feature_group_count, **others

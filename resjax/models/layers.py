@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from resjax.models import convolution
+from resjax.models import convolution, pool
 from resjax.models.layout import Layer, Layers
 from resjax.models.norm import BatchNorm
 from resjax.models.spec import Spec
@@ -89,8 +89,7 @@ def normalize(spec: Spec, layer: Layer, x: jax.Array, train: bool) -> jax.Array:
 
 def max_pool(spec: Spec, layer: Layer, x: jax.Array, train: bool) -> jax.Array:
     """The maximum of every window; padding never wins."""
-    pad = (layer.kernel // 2, layer.kernel // 2)
-    return nn.max_pool(x, (layer.kernel, layer.kernel), (layer.stride, layer.stride), padding=(pad, pad))
+    return pool.max_pool(x, layer.kernel, layer.stride)
 
 
 def average_pool(spec: Spec, layer: Layer, x: jax.Array, train: bool) -> jax.Array:

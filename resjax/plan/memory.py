@@ -1,8 +1,8 @@
 """What a training step keeps in memory, by formula.
 
 At its peak, where the backward pass begins, a step holds besides its state what the forward pass kept: the input of
-every weight layer, of every BN and of the max-pool, each once, in the network's type. ReLU's masks and normalised
-maps are computed again. With `model.remat` the inputs of the units are kept, and the inside of one unit at a time.
+every weight layer and of every BN, each once, in the network's type. ReLU's masks and normalised maps are computed
+again. With `model.remat` the inputs of the units are kept, and the inside of one unit at a time.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from resjax.models.layout import Layer
 from resjax.models.spec import Spec
 from resjax.train import sharding
 
-KEEP_INPUT = (*layout.WEIGHTS, "norm", "max_pool")
+KEEP_INPUT = (*layout.WEIGHTS, "norm")
 
 
 def kept(spec: Spec) -> int:
