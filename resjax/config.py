@@ -18,7 +18,7 @@ from resjax.models.spec import Spec
 
 
 def default(model: Spec | None = None) -> ConfigDict:
-    """The CIFAR recipe of both papers around `model`, without a data set: every field that exists, explained.
+    """The CIFAR recipe of both papers but for `decay_mask`, around `model`: every field that exists, explained.
 
     A duration is a number of steps or of epochs, in the field that ends in `_steps` or `_epochs`.
     """
@@ -62,7 +62,7 @@ def default(model: Spec | None = None) -> ConfigDict:
     c.optimizer.beta2 = 0.999  # adamw only
     c.optimizer.nesterov = False
     c.optimizer.weight_decay = 1e-4
-    c.optimizer.decay_mask = "all"  # all: every parameter, as in the papers | kernels: neither BN nor biases
+    c.optimizer.decay_mask = "all"  # all: every parameter | kernels: neither BN nor biases
     c.optimizer.clip_norm = 0.0  # global norm of the gradient; 0: off
     c.optimizer.accumulate = 1  # microbatches per step; BN normalises each by itself
     c.optimizer.label_smoothing = 0.0

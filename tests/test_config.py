@@ -254,6 +254,7 @@ def test_a_saved_config_of_another_kind(saved, message):
 # What a run may go on with although it differs, as the README says; the length only where no schedule ends with it.
 FREE = {
     "name",
+    "eval_train",
     "mesh.data",
     "mesh.fsdp",
     "log_every_steps",

@@ -17,7 +17,7 @@ OPEN = {
     "model.num_classes": 0,
 }
 
-# v1 section 3.4 and 4.2, v2 section 3: the same in all recipes unless a recipe says otherwise.
+# v1 section 3.4 and 4.2, v2 appendix: the same in all recipes unless a recipe says otherwise.
 COMMON = {
     "seed": 0,
     "batch_size": 128,
@@ -30,6 +30,7 @@ COMMON = {
     "checkpoint_keep": 2,
     "log_every_steps": 50,
     "init_from": "",
+    "eval_train": False,
     "model.units": [3, 3, 3],
     "model.widths": [16, 32, 64],
     "model.squeeze": 0,
@@ -97,8 +98,9 @@ CIFAR10 = {
     "eval_every_steps": 2_000,
     "schedule.drop_steps": [32_000, 48_000],
     "model.bn_group": 64,
+    "optimizer.decay_mask": "kernels",
 }
-# v1 section 4.2 for 110 layers, v2 section 3: 0.01 for the first 400 iterations.
+# v1 section 4.2 for 110 layers, v2 appendix: 0.01 for the first 400 iterations.
 WARM = {"schedule.warmup": "constant", "schedule.warmup_steps": 400}
 
 RECIPES = {
@@ -126,7 +128,7 @@ RECIPES = {
         "model.order": "full_preactivation",
         "model.shortcut": "B",
     },
-    # v1 section 3.4 and Table 1, with the schedule of v2 section 5; eight GPUs of 32 images.
+    # v1 section 3.4 and Table 1, with the drops of v2's appendix and FAIR's 90 epochs; eight GPUs of 32 images.
     "imagenet.py:v1-50": {
         "name": "imagenet-v1-50",
         "data.name": "imagenet2012",
@@ -143,6 +145,7 @@ RECIPES = {
         "model.shortcut": "B",
         "model.bn_group": 32,
         "model.dtype": "bfloat16",
+        "optimizer.decay_mask": "kernels",
     },
     "dense.py": {
         "name": "dense-v1-21",
@@ -173,9 +176,9 @@ def test_the_network_that_is_meant_by_a_file_alone(name):
     assert plain(load([f"--config=configs/{name}"])) == plain(load([f"--config=configs/{whole}"]))
 
 
-@pytest.mark.parametrize("network", ["v1-20", "v1-32", "v1-44", "v1-56", "plain-20", "plain-56"])
-def test_shallow_networks_need_no_warmup(network):
-    """v1 section 4.2: only the 110 layers do."""
+@pytest.mark.parametrize("network", ["v1-20", "v1-32", "v1-44", "v1-56", "plain-20", "plain-56", "plain-110"])
+def test_shallow_and_plain_networks_do_not_warm_up(network):
+    """v1 section 4.2: only ResNet-110 does."""
     assert load([f"--config=configs/cifar10.py:{network}"]).schedule.warmup == "none"
 
 
@@ -186,6 +189,18 @@ def test_deep_and_preactivated_networks_warm_up(network):
     """v1 section 4.2 and v2's appendix."""
     schedule = load([f"--config=configs/cifar10.py:{network}"]).schedule
     assert (schedule.warmup, schedule.warmup_rate, schedule.warmup_steps) == ("constant", 0.01, 400)
+
+
+@pytest.mark.parametrize(
+    ("mask", "networks"),
+    {
+        "kernels": ["cifar10.py:plain-56", "cifar10.py:v2-164", "imagenet.py:v2-200", "imagenet.py:plain-34"],
+        "all": ["cifar10.py:highway-110", "imagenet.py:v1.5-50", "imagenet.py:resnext-50-32x4d", "digits.py:v2-20"],
+    }.items(),
+)
+def test_the_papers_networks_decay_weights_and_the_others_what_their_code_does(mask, networks):
+    for network in networks:
+        assert load([f"--config=configs/{network}"]).optimizer.decay_mask == mask, network
 
 
 @pytest.mark.parametrize("file", ["digits.py", "cifar10.py"])

@@ -176,11 +176,13 @@ class TrainingStep:
         self, spec: Spec, config: ConfigDict, variables: dict[str, Any], images: np.ndarray, labels: np.ndarray
     ) -> None:
         o = config.optimizer
+        mask = None if o.decay_mask == "all" else partial(jax.tree.map, lambda x: x.ndim > 1)  # no BN, no bias
         self.state = TrainState.create(
             apply_fn=Twin(spec).apply,
             params=jax.tree.map(jnp.array, variables["params"]),
             tx=optax.chain(
-                optax.add_decayed_weights(o.weight_decay), optax.sgd(o.learning_rate, o.momentum, o.nesterov)
+                optax.add_decayed_weights(o.weight_decay, mask),
+                optax.sgd(o.learning_rate, o.momentum, o.nesterov),
             ),
             batch_stats=jax.tree.map(jnp.array, variables["batch_stats"]),
         )

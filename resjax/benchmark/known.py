@@ -28,7 +28,7 @@ VALUES = {
 }
 OPTIMIZER_FIELDS = {"learning_rate", "momentum", "nesterov", "weight_decay", "label_smoothing"}
 OPTIMIZER_FIELDS |= {"beta2"}  # AdamW's
-OPTIMIZER_VALUES = {"name": ("sgd",), "decay_mask": ("all",)}
+OPTIMIZER_VALUES = {"name": ("sgd",), "decay_mask": ("all", "kernels")}
 LAYER_FIELDS = {"kind", "in_width", "width", "size", "name", "kernel", "stride", "groups", "bias", "gamma", "beta"}
 UNIT_PARTS = {"lead", "branch", "excitation", "shortcut", "gate", "after", "activated"}
 

@@ -181,8 +181,12 @@ class TrainingStep:
         self.how += ["bfloat16 autocast"] if twin.autocast else []
         model: Any = twin  # what Module.to takes is more than its types say
         self._model = model.to(device=device, memory_format=torch.channels_last).train()
+        parts: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+        for parameter in twin.parameters():
+            parts[o.decay_mask == "all" or parameter.ndim > 1].append(parameter)  # kernels: no BN, no bias
+        groups: list[dict[str, Any]] = [{"params": parts[True]}, {"params": parts[False], "weight_decay": 0.0}]
         self._optimizer = torch.optim.SGD(
-            twin.parameters(),
+            groups,
             lr=o.learning_rate,
             momentum=o.momentum,
             weight_decay=o.weight_decay,

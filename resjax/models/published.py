@@ -122,8 +122,8 @@ def imagenet(name: str) -> Spec:
     """An ImageNet network: `v1-50`, `v1.5-50`, `v1.5-50-d`, `v2-200`, `v2-50-raw`, `plain-34`, `se-50`,
     `resnext-50-32x4d`, `wide-50-2`.
 
-    v1 strides on the first 1x1 as the released models do, all others on the 3x3 (as v2's released ImageNet code
-    does). Projections where dimensions change (option B).
+    v1 strides on the first 1x1 as the released models do, all others on the 3x3, v2 as FAIR's ResNet-200, the only
+    one whose code is released. Projections where dimensions change (option B).
 
     Raises:
       BadInput: for an unknown family, or a depth or variant that it does not have.

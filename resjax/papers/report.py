@@ -85,9 +85,7 @@ class Report:
             )
         )
         if self.data == "cifar10":
-            lines.append(
-                f"fail: the median run ends above {FAIL_ABOVE:.0f} % test error on CIFAR-10 (v2 section 3)."
-            )
+            lines.append(f"fail: the median run ends above {FAIL_ABOVE:.0f} % test error on CIFAR-10 (v2 Table 1).")
         if self.data != own:
             lines.append(
                 f"Data: {self.data} with its own schedule, not the paper's {own}: compare orders, not numbers."

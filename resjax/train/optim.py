@@ -13,7 +13,7 @@ def learning_rate(config: ConfigDict, durations: Durations) -> optax.Schedule:
     """The learning rate as a function of the step, warm-up included.
 
     The papers' recipe is `piecewise` with a `constant` warm-up: 0.01 before step 400, then 0.1, a tenth of it
-    from step 32000 and a hundredth from step 48000 (v1 section 4.2, v2 section 3).
+    from step 32000 and a hundredth from step 48000 (v1 section 4.2, v2 appendix).
     """
     peak, s, warmup = config.optimizer.learning_rate, config.schedule, durations.warmup
     if s.name == "cosine":
@@ -36,7 +36,11 @@ def learning_rate(config: ConfigDict, durations: Durations) -> optax.Schedule:
 
 
 def decay_mask(name: str) -> Any:
-    """Which parameters decay: `all`, as in the papers, or `kernels`, which spares BN and biases."""
+    """Which parameters decay: `all`, or `kernels`, which spares BN and biases, those of gates too.
+
+    `all` is the rule of FAIR's Torch code (fb.resnet.torch, on which resnet-1k-layers builds). Its README says that
+    the v1 paper decays the weights of convolutions only; the papers themselves do not say.
+    """
     if name == "all":
         return None
     return lambda params: jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)

@@ -151,9 +151,9 @@ def test_the_flax_twin_computes_the_same_logits(name: str, train: bool, own_logi
 class Steps:
     """The network's own training steps on one batch, BN over all of it."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, decay_mask: str) -> None:
         self.spec, self.config = small(TWINS[name]), default()
-        self.config.optimizer.update(RECIPE)
+        self.config.optimizer.update(RECIPE, decay_mask=decay_mask)
         self.variables, self.images, self.labels = random(self.spec), draw_images(self.spec), np.arange(8)
         tx = optimizer(self.config, optax.constant_schedule(RECIPE["learning_rate"]))
         self.state = (self.variables["params"], self.variables["batch_stats"], tx.init(self.variables["params"]))
@@ -179,9 +179,9 @@ class Steps:
 
 
 @needs_torch
-@pytest.mark.parametrize("name", ["original", "preactivation"])
-def test_two_training_steps_of_the_torch_twin_are_the_same(name: str) -> None:
-    own = Steps(name)
+@pytest.mark.parametrize(("name", "mask"), [("original", "kernels"), ("preactivation", "all")])
+def test_two_training_steps_of_the_torch_twin_are_the_same(name: str, mask: str) -> None:
+    own = Steps(name, mask)
     twin = torch_twin.Twin(own.spec)
     torch_twin.copy(own.variables, twin)
     step = torch_twin.TrainingStep(twin, own.config, own.images, own.labels, "cpu")
@@ -196,9 +196,9 @@ def test_two_training_steps_of_the_torch_twin_are_the_same(name: str) -> None:
             np.testing.assert_allclose(found[key], value, rtol=1e-2, atol=2e-4, err_msg=key)
 
 
-@pytest.mark.parametrize("name", ["original", "preactivation"])
-def test_two_training_steps_of_the_flax_twin_are_the_same(name: str) -> None:
-    own = Steps(name)
+@pytest.mark.parametrize(("name", "mask"), [("original", "kernels"), ("preactivation", "all")])
+def test_two_training_steps_of_the_flax_twin_are_the_same(name: str, mask: str) -> None:
+    own = Steps(name, mask)
     step = flax_twin.TrainingStep(own.spec, own.config, own.variables, own.images, own.labels)
     for _ in range(2):
         np.testing.assert_allclose(step(), own(), rtol=1e-4)
@@ -232,7 +232,7 @@ def test_the_flax_twin_convolves_as_flax_does(monkeypatch: pytest.MonkeyPatch) -
         ({}, {"name": "adamw"}, "optimizer.name=adamw"),
         ({}, {"clip_norm": 1.0}, "optimizer.clip_norm=1.0"),
         ({}, {"accumulate": 2}, "optimizer.accumulate=2"),
-        ({}, {"decay_mask": "kernels"}, "optimizer.decay_mask=kernels"),
+        ({}, {"decay_mask": "biases"}, "optimizer.decay_mask=biases"),
     ],
 )
 def test_what_a_twin_does_not_know_is_named(twin: Any, fields: dict, recipe: dict, says: str) -> None:

@@ -186,6 +186,20 @@ def test_gate_bias_starts_where_the_spec_says(bias: float) -> None:
     assert gate["conv1"]["kernel"].shape == (1, 1, WIDTH, WIDTH)
 
 
+@pytest.mark.parametrize(("gate", "expected"), [("shortcut_only", 0.025), ("exclusive", 0.0034)])
+def test_gates_of_resnet_32_start_near_their_bias_unless_the_signal_grows(gate: str, expected: float) -> None:
+    """b_g = -6 alone is 0.0025; W_g adds to it, and more to the longer x that F without a gate makes."""
+    spec = dataclasses.replace(published.cifar("v1-32"), gate=gate, gate_bias=-6.0, input_size=8)
+    images = jax.random.normal(KEY, (16, 8, 8, 3))
+
+    variables, only = init_variables(spec, seed=0), lambda module, _: module.name == "gate"
+    _, tree = ResNet(spec).apply(variables, images, train=True, mutable=MUTABLE, capture_intermediates=only)
+    found = tree["intermediates"]
+    gates = [units[u]["gate"]["__call__"][0] for units in found.values() for u in units]
+    assert len(gates) == 15
+    assert np.mean([g.mean() for g in gates]) == pytest.approx(expected, rel=0.25)
+
+
 def option_a(x: np.ndarray) -> np.ndarray:
     """Every other pixel, and zeros for the new channels."""
     x = x[:, ::2, ::2]

@@ -455,6 +455,17 @@ def test_the_papers_recipe(configs):
     assert configs["v1-table6", "resnet-20"].schedule.warmup == "none"
 
 
+def test_table5_compares_networks_of_one_implementation(configs):
+    """The authors' own, which strides on the first 1x1; the last row is FAIR's, on the 3x3."""
+    found = {
+        name: (config.model.stride_on, config.optimizer.decay_mask, config.optimizer.nesterov)
+        for (table, name), config in configs.items()
+        if table == "v2-table5"
+    }
+    assert found.pop("preact-200-320-aspect") == ("3x3", "all", True)
+    assert set(found.values()) == {("1x1", "kernels", False)}
+
+
 def test_rows_differ_in_what_they_are_about(configs):
     networks = {row.name: configs["v2-table1", row.name].model.to_dict() for row in TABLES["v2-table1"].rows}
     original = networks["original"]

@@ -102,7 +102,8 @@ def gradients(steps=5):
 
 
 def trained(*flags, grads, lr=0.1):
-    config = load(["--config=configs/cifar10.py", *flags])  # the papers' optimizer, by default
+    # The papers' optimizer, but for what decays.
+    config = load(["--config=configs/cifar10.py", "--config.optimizer.decay_mask=all", *flags])
     tx = optimizer(config, lambda step: lr * (1 - 0.1 * step))
     params, state = jax.tree.map(jnp.asarray, PARAMS), tx.init(PARAMS)
     for grad in grads:
