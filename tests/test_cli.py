@@ -25,7 +25,7 @@ COMMANDS = {
     "sweep.together": "--parts=N",
     "papers.__main__": "--data= --data_dir= --rows=A,B,... --seeds=N --budget=X --workdir= --jobs=N "
     "--together=N --launcher=local|slurm --sbatch= --dry_run",
-    "analysis.__main__": "--workdir= --out= --step= --images=N --draws=N",
+    "analysis.__main__": "--workdir= --out= --step= --images=N --draws=N --seeds=N",
     "papers.measured": "--add= --workdir= --benchmark= --drill= --title= --command= --hardware=",
     "drill.__main__": "--config=FILE --config.FIELD=VALUE --faults=N --seed=N --kinds=A,B,... --processes=N "
     "--devices=N --workdir=",

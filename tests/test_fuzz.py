@@ -192,7 +192,7 @@ FLAGS = {
     "benchmark": ("steps", "out", "cold", "pytorch", "flax", "suite", "limit", "tiny", "point", "profile"),
     "sweep": ("sweep", *OF_A_SWEEP),
     "papers": ("data", "data_dir", "rows", "seeds", "budget", *OF_A_SWEEP),
-    "analysis": ("workdir", "out", "step", "images", "draws"),
+    "analysis": ("workdir", "out", "step", "images", "draws", "seeds"),
     "prepare": ("source", "data_dir"),
 }
 COMMANDS = {

@@ -9,6 +9,16 @@
 Writes NAME.png and NAME.json into DIR, the first run's `analysis/` by default, and the same into TensorBoard.
 
     python -m resjax.analysis responses --workdir=runs/plain-56 --workdir=runs/v1-56
+
+Without a run, tries an argument of the papers on stacks of fully connected units, prints its numbers, and writes
+the same two files into DIR, `runs/analysis` by default:
+
+  change     the target 5.1 for the input 5: 2 % of a plain unit's output, all of a residual branch's
+  identity   fitting the identity with plain and with residual units, by depth
+  decay      where weight decay alone takes a unit
+  products   gradients that vanish and that explode, by formula and measured
+
+    python -m resjax.analysis identity
 """
 
 from resjax import allocation, interrupt
@@ -21,8 +31,10 @@ elif __name__ == "__mp_main__":
 
     worker.live_and_die_with_parent()
 
+import dataclasses
 import sys
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -32,7 +44,17 @@ from absl import flags
 from tensorboardX import summary
 
 from resjax import cli, files
-from resjax.analysis import branches, curves, gradients, lesion, responses
+from resjax.analysis import (
+    branches,
+    change,
+    curves,
+    decay,
+    gradients,
+    identity,
+    lesion,
+    products,
+    responses,
+)
 from resjax.analysis.runs import OpenedRun, Options, gather
 from resjax.errors import BadInput, unknown
 from resjax.train.events import Events
@@ -44,6 +66,12 @@ ANALYSES: dict[str, ModuleType] = {
     "curves": curves,
     "lesion": lesion,
 }
+DEMONSTRATIONS: dict[str, ModuleType] = {
+    "change": change,
+    "identity": identity,
+    "decay": decay,
+    "products": products,
+}
 
 
 def define(values: flags.FlagValues) -> None:
@@ -53,7 +81,9 @@ def define(values: flags.FlagValues) -> None:
         "A run, or a sweep (curves, lesion); repeat it, or separate with commas.",
         flag_values=values,
     )
-    flags.DEFINE_string("out", None, "Where to write; RUN/analysis by default.", flag_values=values)
+    flags.DEFINE_string(
+        "out", None, "Where to write; RUN/analysis by default, runs/analysis without a run.", flag_values=values
+    )
     flags.DEFINE_string(
         "step",
         None,
@@ -64,25 +94,48 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "draws", None, f"lesion: random sets of each size; {lesion.DRAWS} by default.", flag_values=values
     )
+    flags.DEFINE_integer("seeds", None, "How many times to measure what starts at random.", flag_values=values)
 
 
 def main(argv: list[str]) -> None:
     name = argv[0] if argv and not argv[0].startswith("-") else ""
     values = cli.parse(argv[1:] if name else argv, define, config=False)
+    known = ANALYSES | DEMONSTRATIONS
     if not name:
-        raise BadInput(f"NAME is missing: python -m resjax.analysis NAME --workdir=RUN ({', '.join(ANALYSES)})")
-    if name not in ANALYSES:
-        raise BadInput(unknown("NAME", name, ANALYSES))
-    options = Options(step=values.step, images=values.images, draws=values.draws)
-    for field in ("step", "images", "draws"):
-        if values[field].value is not None and field not in ANALYSES[name].TAKES:
-            raise BadInput(f"--{field}={values[field].value}: {name} does not take it; leave it out")
+        raise BadInput(f"NAME is missing: python -m resjax.analysis NAME --workdir=RUN ({', '.join(known)})")
+    if name not in known:
+        raise BadInput(unknown("NAME", name, known))
+    chosen = {field.name: values[field.name].value for field in dataclasses.fields(Options)}
+    options = Options(**chosen)
+    for field, value in chosen.items():
+        if value is not None and field not in known[name].TAKES:
+            raise BadInput(f"--{field}={value}: {name} does not take it; leave it out")
     workdirs = [Path(part) for given in values.workdir or [] for part in given.split(",") if part]
+    if name in DEMONSTRATIONS:
+        if workdirs:
+            raise BadInput(f"--workdir={workdirs[0]}: {name} looks into no run; leave it out")
+        cli.use_compilation_cache()
+        print(demonstrate(name, options, Path(values.out or "runs/analysis")))
+        return
     if not workdirs:
         raise BadInput("--workdir is missing: give the folder of a run")
     runs = gather(workdirs)
     cli.use_compilation_cache()
     analyse(name, runs, options, Path(values.out) if values.out else workdirs[0] / "analysis")
+
+
+def demonstrate(name: str, options: Options, out: Path) -> str:
+    """Measures, draws and writes; returns the numbers as text.
+
+    Raises:
+      BadInput: for a folder that cannot be written.
+    """
+    demonstration = DEMONSTRATIONS[name]
+    with writing(out, name):
+        found = demonstration.measure(options)
+        files.write_json(out / f"{name}.json", found)
+        demonstration.plot(found, out / f"{name}.png")
+    return demonstration.table(found)
 
 
 def analyse(name: str, runs: dict[str, OpenedRun], options: Options, out: Path) -> dict[str, Any]:
@@ -98,16 +151,23 @@ def analyse(name: str, runs: dict[str, OpenedRun], options: Options, out: Path) 
         if options.step is not None:
             run.find(options.step)
     found = {label: analysis.measure(run, options) for label, run in runs.items()}
-    try:
-        out.mkdir(parents=True, exist_ok=True)
+    with writing(out, name):
         files.write_json(out / f"{name}.json", found)
         analysis.plot(found, out / f"{name}.png")
         for label, run in runs.items():
             show(run.workdir, name, out / f"{name}.png", analysis.profiles(found[label]))
+    return found
+
+
+@contextmanager
+def writing(out: Path, name: str) -> Iterator[None]:
+    """Makes the folder, turns what cannot be written into a `BadInput`, and says in the end what was."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        yield
     except OSError as error:
         raise BadInput(f"--out={out}: cannot be written ({error.strerror}); choose another folder") from error
     print(f"{out / name}.png\n{out / name}.json", file=sys.stderr)
-    return found
 
 
 def show(workdir: Path, name: str, picture: Path, profiles: dict[str, list[float]]) -> None:

@@ -1,7 +1,7 @@
 """How every picture is made: without a display, with a caption, room for its legend, and closed when written."""
 
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import matplotlib
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 import matplotlib.ticker
+import numpy as np
 
 
 @contextmanager
@@ -44,6 +45,14 @@ def by_depth(axes: Any, label: str) -> None:
 def from_zero(axes: Any) -> None:
     """The y axis from 0, with room above the highest mark."""
     axes.set_ylim(0, 1.05 * max(axes.get_ylim()[1], 1e-3))
+
+
+def band(axes: Any, x: Sequence[float], values: Any, **style: Any) -> None:
+    """A line through the means of `values` [S, X] over seeds, and a band of ± one sample standard deviation."""
+    values = np.asarray(values)
+    mean, std = values.mean(0), values.std(0, ddof=1) if len(values) > 1 else np.zeros(values.shape[1])
+    (line,) = axes.plot(x, mean, **style)
+    axes.fill_between(x, np.maximum(mean - std, 1e-9 * mean), mean + std, color=line.get_color(), alpha=0.15, lw=0)
 
 
 def about(found: Mapping[str, Any]) -> str:

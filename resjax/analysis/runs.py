@@ -32,14 +32,16 @@ class Options:
       step: `latest`, `best`, a saved step, or 0 for the weights that training started from.
       images: how many to look at.
       draws: random sets of units for each number of removed units (lesion).
+      seeds: how many times what starts at random is measured.
     """
 
     step: str | None = None
     images: int | None = None
     draws: int | None = None
+    seeds: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("images", "draws"):
+        for name in ("images", "draws", "seeds"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise BadInput(f"--{name}={value}: must be at least 1")
