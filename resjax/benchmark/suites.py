@@ -93,23 +93,23 @@ def cifar(found: Found) -> Iterator[Row]:
         yield step.but(name="v1-20 bfloat16", fields=step.fields | HALF)
         half = step.but(kind="pytorch", fields=data | HALF, limit=180)
         yield half.but(name="v1-20 bfloat16, PyTorch")
-        yield half.but(name="v1-20 bfloat16, PyTorch max-autotune", kind="pytorch-max-autotune")
         sets = FLAGS if gpu else {"default": ""}
         yield from (calls(step, 50, name, flags) for name, flags in sets.items())
         deep = best(step, found).but(recipe=f"{CIFAR}v1-110", limit=240)
         yield deep.but(name="v1-110 float32, as the fastest v1-20")
         yield deep.but(name="v1-110 bfloat16, as the fastest v1-20", fields=deep.fields | HALF)
-        yield from (calls(step, 200, name, flags) for name, flags in sets.items())
-        tuned = best(step, found)
-        yield tuned.but(name="v1-20 bfloat16, as the fastest float32", fields=tuned.fields | HALF)
-        deepest = tuned.but(recipe=f"{CIFAR}v2-1001", limit=400, steps=50)
-        yield deepest.but(name="v2-1001 float32, scanned, as the fastest v1-20")
+        yield deep.but(name="v1-20 bfloat16, as the fastest float32", recipe=step.recipe, fields=deep.fields | HALF)
+        deepest = deep.but(recipe=f"{CIFAR}v2-1001", limit=400, steps=50)
         yield deepest.but(name="v2-1001 bfloat16, scanned, as the fastest v1-20", fields=deepest.fields | HALF)
-        if gpu:
-            yield from deterministic(tuned, "v1-20 float32, as the fastest")
-            yield from (calls(step, 1, name, flags) for name, flags in FLAGS.items() if flags)
+        yield deepest.but(name="v2-1001 float32, scanned, as the fastest v1-20")
     for how in ("map", "vmap"):
         yield step.but(name=f"v1-20 float32, four seeds by {how}", kind=f"seeds-{how}", limit=240)
+    if not cpu:
+        yield from (calls(step, 200, name, flags) for name, flags in sets.items())
+        if gpu:
+            yield from deterministic(best(step, found), "v1-20 float32, as the fastest")
+            yield from (calls(step, 1, name, flags) for name, flags in FLAGS.items() if flags)
+        yield half.but(name="v1-20 bfloat16, PyTorch max-autotune", kind="pytorch-max-autotune")
 
 
 def imagenet(found: Found) -> Iterator[Row]:
@@ -126,13 +126,13 @@ def imagenet(found: Found) -> Iterator[Row]:
     yield step.but(name="v1.5-50, PyTorch", kind="pytorch", fields=data)
     yield step.but(name="v1.5-50, stock Flax", kind="flax", fields=data)
     if not cpu:
-        slow = "pytorch-max-autotune"
-        yield step.but(name="v1.5-50, PyTorch max-autotune", kind=slow, fields=data, limit=400)
         yield calls(step, 10, "default", "")
     if gpu:
         yield from (calls(step, 1, name, flags) for name, flags in FLAGS.items() if flags)
         yield calls(step, 10, "+CONVOLUTION,+WHILE", FLAGS["+CONVOLUTION,+WHILE"])
         yield from deterministic(best(step, found), "v1.5-50, as the fastest")
+    if not cpu:  # last, as it takes minutes
+        yield step.but(name="v1.5-50, PyTorch max-autotune", kind="pytorch-max-autotune", fields=data, limit=400)
 
 
 SUITES: dict[str, Callable[[Found], Iterator[Row]]] = {"cifar": cifar, "imagenet": imagenet}
