@@ -158,7 +158,7 @@ def dense(name: str, features: int, width: int) -> Spec:
 
     Depth 4n+1: n two-layer units as wide as the input, n units of `width`, the classifier. W_s, needed once where
     the widths differ, is zero-padding (`shortcut=A`) or learned (`shortcut=B`): v1 eq. 2. `highway-N` has N-2
-    highway layers of 50, as in arXiv 1505.00387.
+    highway layers of 50, as in arXiv 1505.00387, which leaves out the classifier: its 50 layers are `highway-51`.
 
     Raises:
       BadInput: for an unknown family or a depth that it does not have.
