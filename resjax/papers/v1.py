@@ -17,7 +17,7 @@ TABLE6 = {
 }
 CENTRE_CROP = (
     "The paper evaluates 10 crops; this version one centre crop, which gives higher errors. Schedule and "
-    "augmentation are those of configs/imagenet.py: 90 epochs with drops at 30 and 60, random resized crops."
+    "augmentation are FAIR's (configs/imagenet.py): 90 epochs with drops at 30 and 60, random resized crops."
 )
 MULTI_SCALE = CENTRE_CROP.replace("10 crops", "fully convolutionally at five scales")
 

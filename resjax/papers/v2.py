@@ -146,7 +146,8 @@ TABLES = (
         TABLE1,
         seeds=RUNS,
         note=f"{MEDIANS} It has one row for exclusive gating with b_g = 0 to -5. It does not say what gates and "
-        "shortcuts do where dimensions change: here option A, and a gate with the unit's stride.",
+        "shortcuts do where dimensions change: here option A, and a gate with the unit's stride. On "
+        "CIFAR-10 b_g does not decay.",
     ),
     Table(
         "v2-table2",
