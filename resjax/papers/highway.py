@@ -1,11 +1,14 @@
 """The depth test of "Highway Networks" (arXiv 1505.00387, 1507.06228): fully connected networks on MNIST."""
 
+from typing import Any
+
 from resjax.papers import pictures
 from resjax.papers.table import Picture, Published, Row, Table
 
 DEPTHS = (10, 20, 50, 100)  # layers before the classifier, as the paper counts them
 # 71 units where highway layers have 50: about 5,000 parameters a layer in both.
-PLAIN = {
+HIGHWAY: dict[str, Any] = {"gate_bias": -4.0}
+PLAIN: dict[str, Any] = {
     **{"widths": (71,), "stem_width": 71, "shortcut": "none"},
     **{"gate": "none", "gate_layers": "conv1", "gate_bias": 0.0},
 }
@@ -20,7 +23,7 @@ def row(kind: str, depth: int) -> Row:
         f"{kind}, {depth} layers",
         f"highway-{depth + 1}",
         Published(words=words),
-        PLAIN if kind == "plain" else {},
+        {"plain": PLAIN, "highway": HIGHWAY}[kind] | {"scan": True},  # a hundred layers compile as fast as one
         AS_STORED,
     )
 
@@ -37,5 +40,6 @@ TABLE = Table(
         Picture(f"depth-{depth}.png", pictures.losses, (f"plain-{depth}", f"highway-{depth}")) for depth in DEPTHS
     ),
     note="The paper searched the recipe of every network anew, 100 settings each; here all have that of "
-    "configs/dense.py, and b_T starts at -2.",
+    "configs/dense.py. b_T starts at -4: at -2, with which the paper's best 50 layers began, 100 layers carry only "
+    "0.88^99 of a signal, and did not train on the digits' held-out part.",
 )

@@ -427,7 +427,7 @@ def test_the_recipe_of_462(configs):
 def test_highway_networks(configs):
     plain, highway = (configs["highway-mnist", f"{kind}-100"] for kind in ("plain", "highway"))
     assert (plain.model.widths, plain.model.units, plain.model.shortcut) == ((71,), (99,), "none")
-    assert (highway.model.widths, highway.model.units, highway.model.gate_bias) == ((50,), (99,), -2)
+    assert (highway.model.widths, highway.model.units, highway.model.gate_bias) == ((50,), (99,), -4)
     assert (highway.data.name, highway.model.input_size, highway.model.input_channels) == ("mnist", 28, 1)
 
 
