@@ -20,7 +20,7 @@ from absl import flags
 
 from resjax import cli
 from resjax.errors import BadInput, unknown
-from resjax.papers import TABLES, Table, blocks, status
+from resjax.papers import TABLES, Table, status
 from resjax.papers.recipe import CONFIGS, sweep
 from resjax.papers.report import Report
 from resjax.sweep.conduct import conduct, define, say
@@ -40,16 +40,16 @@ def define_all(values: flags.FlagValues) -> None:
 
 
 def main(argv: list[str]) -> int:
-    if argv[:1] in (["list"], [blocks.NAME]):
+    if argv[:1] == ["list"]:
         cli.parse(argv[1:], lambda values: None, config=False)
-        print(listing(RESULTS) if argv[0] == "list" else blocks.table())
+        print(listing(RESULTS))
         return 0
     name = argv.pop(0) if argv and not argv[0].startswith("-") else ""
     values = cli.parse(argv, define_all, config=False)
     if not name:
         raise BadInput("NAME is missing: give a table, such as v1-table6; python -m resjax.papers list shows them")
     if name not in TABLES:
-        raise BadInput(unknown("table", name, [*TABLES, blocks.NAME]))
+        raise BadInput(unknown("table", name, list(TABLES)))
     table = TABLES[name]
     data = values.data or table.data[0]
     if data not in table.data:
@@ -96,7 +96,6 @@ def listing(results: Path) -> str:
         first, *rest = textwrap.wrap(text, 80 - width, break_on_hyphens=False)
         lines.extend([name.ljust(width) + first, *(" " * width + line for line in rest)])
 
-    add(blocks.WHAT, blocks.NAME)
     for name, table in TABLES.items():
         add(f"{table.what}; {len(table.rows)} rows", name)
         by_status: dict[str, list[str]] = {}
@@ -108,6 +107,7 @@ def listing(results: Path) -> str:
                 whole += any(run.data == table.data[0] and run.share == 1 for run in runs)
         for text, rows in sorted(by_status.items(), key=lambda item: item[0] == "not run"):
             add(f"{text}: {', '.join(rows)}")
+    lines.append("v1 Table 1, Fig. 5: counted by python -m resjax.describe --compare=vgg-16,vgg-19")
     lines.append(f"{whole} of {total} rows were run at full length on the papers' data, says results/")
     return "\n".join(lines)
 

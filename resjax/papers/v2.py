@@ -115,14 +115,12 @@ TABLE3 = (
 )
 # The released code's recipe for 4.62 % (resnet-1k-layers, on fb.resnet.torch): 200 epochs of 50k images, drops at
 # the start of epochs 81 and 122, in steps of 64 images on two GPUs.
-BATCH_64 = {
+BATCH_64 = FAIR | {
     "batch_size": 64,
     "model.bn_group": 32,
     "total_steps": 156_250,
     "schedule.drop_steps": (62_500, 94_531),
     "schedule.warmup": "none",
-    "optimizer.nesterov": True,
-    "optimizer.decay_mask": "all",
     "data.normalize": "channel",
 }
 

@@ -59,7 +59,6 @@ def test_list(capsys):
         assert f"\n{name} " in "\n" + out
         assert f"; {len(TABLES[name].rows)} rows " in " ".join(out.split())
     assert "scale-0.5-0.5" in out
-    assert "v1-fig5 " in out
     assert max(map(len, out.splitlines())) <= 80
 
 

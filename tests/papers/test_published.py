@@ -7,7 +7,6 @@ import pytest
 from resjax.config import durations, network
 from resjax.models import counts
 from resjax.papers import TABLES
-from resjax.papers.__main__ import main
 from resjax.papers.recipe import sweep
 from resjax.sweep.plan import plan
 
@@ -429,19 +428,6 @@ def test_highway_networks(configs):
     assert (plain.model.widths, plain.model.units, plain.model.shortcut) == ((71,), (99,), "none")
     assert (highway.model.widths, highway.model.units, highway.model.gate_bias) == ((50,), (99,), -4)
     assert (highway.data.name, highway.model.input_size, highway.model.input_channels) == ("mnist", 28, 1)
-
-
-def test_figure_5(capsys):
-    assert main(["v1-fig5"]) == 0
-    rows = [
-        [cell.strip() for cell in line.split("|")]
-        for line in capsys.readouterr().out.splitlines()
-        if line.startswith("| ResNet-")
-    ]
-    assert [row[2:6] for row in rows] == [
-        ["64 x 56 x 56", "3x3,64; 3x3,64", "73,728", "231,211,008"],
-        ["256 x 56 x 56", "1x1,64; 3x3,64; 1x1,256", "69,632", "218,365,952"],
-    ]
 
 
 def test_the_papers_recipe(configs):
