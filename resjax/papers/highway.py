@@ -6,8 +6,8 @@ from resjax.papers import pictures
 from resjax.papers.table import Picture, Published, Row, Table
 
 DEPTHS = (10, 20, 50, 100)  # layers before the classifier, as the paper counts them
-# 71 units where highway layers have 50: about 5,000 parameters a layer in both.
 HIGHWAY: dict[str, Any] = {"gate_bias": -4.0}
+# 71 units where highway layers have 50: about 5,000 parameters a layer in both.
 PLAIN: dict[str, Any] = {
     **{"widths": (71,), "stem_width": 71, "shortcut": "none"},
     **{"gate": "none", "gate_layers": "conv1", "gate_bias": 0.0},
