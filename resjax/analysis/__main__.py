@@ -1,7 +1,7 @@
 """Looks into runs: `python -m resjax.analysis NAME --workdir=RUN`, where NAME is one of
 
   responses  the size of every layer's output (v1 Fig. 7)
-  gradients  the gradient's norm by depth, at the start and during training
+  gradients  norms of weights and gradients by depth, at the start and during training
   branches   the size of the residual branch beside its shortcut, unit by unit
   curves     training and test error overlaid (v1 Fig. 1 and 6); of a sweep, means over seeds
   lesion     accuracy when units are removed; of a sweep, means over seeds
