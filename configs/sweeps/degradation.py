@@ -2,7 +2,8 @@
 
     python -m resjax.sweep --sweep=configs/sweeps/degradation.py --workdir=runs/degradation-search --jobs=2
 
-Two seeds each, a candidate a row: hours on two cores. `resjax.papers.degradation.best` chooses from the summaries.
+Two seeds each, a candidate a row, at half the table's length: about half an hour on two cores.
+`resjax.papers.degradation.best` chooses from the summaries.
 """
 
 from resjax.papers import degradation as d
@@ -13,9 +14,7 @@ def get_sweep() -> Sweep:
     return Sweep(
         "configs/digits.py",
         {
-            d.candidate(network, *choice): Variant(
-                {**d.fields(*choice), **d.HELD_OUT}, f"configs/digits.py:{network}"
-            )
+            d.candidate(network, *choice): Variant(d.searched(*choice), f"configs/digits.py:{network}")
             for network in d.NETWORKS
             for choice in d.CHOICES
         },

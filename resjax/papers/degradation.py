@@ -8,8 +8,8 @@
 v1 Fig. 1 and Fig. 6 show it on CIFAR-10: plain networks get worse with depth, on the training set too, and
 residual ones do not. Expected here is the same order, of the error on the clean training set.
 
-Each network has the learning rate, and the way to begin, that did best on the last fifth of the training split:
-`CHOSEN` is what `best` finds in the summaries of
+Each network has the learning rate, and the way to begin, that did best on the last fifth of the training split, at
+half the length: `CHOSEN` is what `best` finds in the summaries of
 
     python -m resjax.sweep --sweep=configs/sweeps/degradation.py --workdir=runs/degradation-search --jobs=2
 """
@@ -26,7 +26,7 @@ FAMILIES = {"plain": "plain", "v1": "ResNet"}
 NETWORKS = tuple(f"{family}-{depth}" for family in FAMILIES for depth in DEPTHS)
 
 # What differs from configs/digits.py, for all networks: the papers' decay, no smoothing.
-EPOCHS = 90.0
+EPOCHS = 180.0
 RECIPE: dict[str, Any] = {
     "optimizer.weight_decay": 1e-4,
     "optimizer.label_smoothing": 0.0,
@@ -44,10 +44,14 @@ BEGINNINGS: dict[str, dict[str, Any]] = {
 BEGINNINGS["clipped"] = BEGINNINGS["warm-up"] | {"optimizer.clip_norm": 1.0}
 RATES = {"at-once": (0.1, 0.03, 0.01), "warm-up": (0.1, 0.03, 0.01), "clipped": (0.3, 0.1, 0.03)}
 CHOICES = tuple((rate, beginning) for beginning, rates in RATES.items() for rate in rates)
+
+# For the norms: the first steps at a constant rate, and all their checkpoints.
 FIRST_STEPS: dict[str, Any] = {
     **{"schedule.name": "constant", "total_epochs": None, "total_steps": 100},
     **{"eval_every_epochs": None, "eval_every_steps": 100, "checkpoint_every_steps": 20, "checkpoint_keep": 5},
 }
+
+SEARCHED = 0.5  # of the length
 HELD_OUT = {"data.train_split": "train[:80%]", "data.validation_split": "train[80%:]"}
 
 CHOSEN: dict[str, tuple[float, str]] = dict.fromkeys(NETWORKS, (0.1, "clipped"))
@@ -61,6 +65,16 @@ def candidate(network: str, rate: float, beginning: str) -> str:
 def fields(rate: float, beginning: str) -> dict[str, Any]:
     """The recipe with one choice of what is searched."""
     return {**RECIPE, "optimizer.learning_rate": rate, **BEGINNINGS[beginning]}
+
+
+def searched(rate: float, beginning: str) -> dict[str, Any]:
+    """The recipe that the search runs: shorter, and judged on images that it does not train on."""
+    return stretched(fields(rate, beginning), SEARCHED) | HELD_OUT
+
+
+def stretched(fields: Mapping[str, Any], times: float) -> dict[str, Any]:
+    """The same with every duration in epochs `times` as long, the warm-up's too."""
+    return {field: times * value if field.endswith("_epochs") else value for field, value in fields.items()}
 
 
 def best(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, tuple[float, str]]:
@@ -94,8 +108,7 @@ def row(network: str, fields: Mapping[str, Any], note: str = "", name: str = "")
 def chosen(network: str, times: float = 1.0) -> Row:
     """A network with its choice, trained `times` as long."""
     rate, beginning = CHOSEN[network]
-    longer = {f: times * v if f.endswith("_epochs") else v for f, v in fields(rate, beginning).items()}
-    return row(network, longer, f"rate {rate:g}, {beginning}")
+    return row(network, stretched(fields(rate, beginning), times), f"rate {rate:g}, {beginning}")
 
 
 SOURCE = "v1 Fig. 1 and 6 show this on CIFAR-10; here there is no number to compare"

@@ -56,7 +56,7 @@ def test_the_search_judges_by_images_that_it_does_not_train_on(tmp_path):
         parts = [parse_slice("", own.data[f"{part}_split"], DIGITS) for part in ("train", "validation")]
         assert not parts[0].overlaps(parts[1])
         assert {part.base for part in parts} == {"train"}
-        assert (own.total_epochs, own.optimizer.weight_decay) == (degradation.EPOCHS, 1e-4)
+        assert (own.total_epochs, own.optimizer.weight_decay) == (degradation.EPOCHS / 2, 1e-4)
 
 
 def finish(network, choice, accuracies, loss=1.0):

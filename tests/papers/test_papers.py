@@ -121,7 +121,7 @@ def test_dry_run_prints_commands_with_the_budget_in_plain_fields(tmp_path, capsy
 @pytest.mark.parametrize("name", ["v2-table1", "degradation"])
 def test_a_small_budget_leaves_a_schedule(name, tmp_path):
     whole, _ = sweep(TABLES[name], "digits", 1, budget=0.01)
-    assert all(durations(run.config, 1437).total <= 10 for run in plan(whole, tmp_path))
+    assert all(5 < durations(run.config, 1437).total <= 20 for run in plan(whole, tmp_path))
 
 
 def test_a_budget_of_epochs():
