@@ -50,6 +50,7 @@ from resjax.analysis import (
     curves,
     decay,
     gradients,
+    grow,
     identity,
     lesion,
     products,
@@ -65,6 +66,7 @@ ANALYSES: dict[str, ModuleType] = {
     "branches": branches,
     "curves": curves,
     "lesion": lesion,
+    "grow": grow,
 }
 DEMONSTRATIONS: dict[str, ModuleType] = {
     "change": change,
