@@ -3,7 +3,7 @@
     python -m resjax.papers list
     python -m resjax.papers v2-table1 --data=digits --seeds=5 --workdir=runs/v2-table1
 
-v1 is arXiv 1512.03385, v2 is arXiv 1603.05027.
+v1 is arXiv 1512.03385, v2 is arXiv 1603.05027. Every row can be run; the list says which ever was.
 """
 
 from resjax.papers import degradation, highway, v1, v2

@@ -4,7 +4,8 @@
     python -m resjax.papers v2-table1 --data=digits --seeds=5 --workdir=runs/v2-table1
 
 Runs what a table still lacks as a sweep, and writes table.md, table.csv, table.json and the figures. It may be
-repeated. See `resjax.sweep` for jobs, launchers and exit codes.
+repeated. See `resjax.sweep` for jobs, launchers and exit codes. Every row can be run; the list says which ever was,
+on which data and how long, from the runs in `results/`.
 """
 
 from resjax import interrupt

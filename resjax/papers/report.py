@@ -38,13 +38,13 @@ class Report:
             *(["ours, validation"] if self.table.validation else []),
             *("parameters", "steps", "note"),
         ]
-        chosen = self.chosen(results)
+        lowest, why = self.lowest(results)
         rows, records, long_records = [], [], []
         for row in self.table.rows:
             result = results[self.taken[row.name]]
             note = self._note(row, result)
-            if row.name == chosen:
-                note = f"the lowest validation error; {note}".removesuffix("; ")
+            if row.name == lowest:
+                note = "; ".join(filter(None, [why, note]))
             also = [show(result.train_clean_error)] if clean else []
             also += [show(result.train_error)] if self.table.training else []
             also += [show(validation_error(result))] if self.table.validation else []
@@ -96,15 +96,16 @@ class Report:
             lines.append(f"Budget: {self.budget:g}; every schedule is cut to this part of its length.")
         return "\n".join([*lines, "", f"    {self.command}"])
 
-    def chosen(self, results: dict[str, Result]) -> str:
-        """The row with the lowest mean validation error; "" in a table without them, or before a run has ended."""
+    def lowest(self, results: dict[str, Result]) -> tuple[str, str]:
+        """The row with the lowest mean validation error, and that as a note; nothing before two rows have run."""
         means = {
-            row.name: mean
+            row.name: statistics.fmean(errors)
             for row in self.table.rows
-            if self.table.validation
-            and (mean := spread(validation_error(results[self.taken[row.name]]))[0]) is not None
+            if self.table.validation and (errors := validation_error(results[self.taken[row.name]]))
         }
-        return min(means, key=means.__getitem__, default="")
+        if len(means) < 2:
+            return "", ""
+        return min(means, key=means.__getitem__), f"the lowest validation error of {len(means)} rows"
 
     def cell(self, row: Row, result: Result) -> str:
         """Ours: `mean ± std (n)`, after the paper's own statistic; "fail" before it where the paper would say so.

@@ -217,7 +217,7 @@ def test_a_search_shows_validation_errors_and_the_lowest(finish, tmp_path):
     table = (tmp_path / "W/table.md").read_text()
     cells = [[c.strip() for c in line.split("|")][1:-1] for line in table.splitlines() if line.startswith("| excl")]
     assert [row[3] for row in cells] == ["", "", "", "", "", "5.50", "4.50", "4.00", "", "", ""]
-    assert [row[6] for row in cells].index("the lowest validation error") == 7
+    assert [row[6] for row in cells].index("the lowest validation error of 3 rows") == 7
     assert (cells[6][1], cells[6][2], sum("lowest" in row[6] for row in cells)) == ("chosen", "9.00 (1)", 1)
     assert "choose by the errors on it alone" in table
 
