@@ -71,7 +71,7 @@ def error_by_depth(runs: Runs, path: Path, note: str) -> None:
                     list(errors),
                     means,
                     yerr=[std or 0.0 for std in stds],
-                    fmt="--" if family == "plain" else "-",
+                    fmt="--" if family.startswith("plain") else "-",
                     color=f"C{colour}",
                     lw=1.6,
                     capsize=3,

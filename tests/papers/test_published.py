@@ -154,6 +154,14 @@ NUMBERS = {
     "degradation": {f"{kind}-{d}": None for kind in ("plain", "resnet") for d in (8, 14, 20, 32, 44, 56)},
     "degradation-longer": {"plain-20": None, "plain-56": None, "resnet-56": None},
     "degradation-norms": {"plain-20": None, "plain-56": None, "resnet-56": None, "plain-56-clipped": None},
+    "claim-speed": {f"{kind}-{d}": None for kind in ("plain", "resnet") for d in (8, 20)},
+    "claim-width": {f"{kind}-{d}": None for kind in ("plain", "resnet") for d in (8, 14, 20, 32)},
+    "claim-optimizer": {
+        f"{kind}-{o}-{d}": None for kind in ("plain", "resnet") for o in ("sgd", "adamw") for d in (8, 20, 32)
+    },
+    "claim-start": {
+        f"plain-{bn}-{start}-{d}": None for bn in ("bn", "no-bn") for start in ("he", "lecun") for d in (8, 20, 32)
+    },
 }
 
 # Row -> mean, standard deviation and best, where the paper gives them besides.
@@ -197,19 +205,21 @@ TABLE1 = {
 }
 
 
-def stacked(n, channels=3):
+def stacked(n, channels=3, width=16):
     """Parameters of the CIFAR networks of 3 n + 2 layers: the 3x3 layers with their BN, and the head.
 
     Units of one or two layers, before or after the activation, plain or with option A: the count is the same.
     """
-    layers = channels * 16 + n * 16 * 16 + 16 * 32 + (n - 1) * 32 * 32 + 32 * 64 + (n - 1) * 64 * 64
-    return 9 * layers + 2 * 16 + 2 * n * (16 + 32 + 64) + 64 * 10 + 10
+    a, b, c = width, 2 * width, 4 * width
+    layers = channels * a + n * a * a + a * b + (n - 1) * b * b + b * c + (n - 1) * c * c
+    return 9 * layers + 2 * a + 2 * n * (a + b + c) + c * 10 + 10
 
 
 def stacks(*depths, channels=3):
     return {depth: stacked((depth - 2) // 3, channels) for depth in depths}
 
 
+DIGITS = stacks(8, 20, 32, channels=1)
 RESNET_110, OPTION_C = stacked(36), 1_826_202
 GATED = RESNET_110 + 18 * (16 * 16 + 32 * 32 + 64 * 64 + 16 + 32 + 64) - (32 * 32 - 16 * 32 + 64 * 64 - 32 * 64)
 CIFAR_100 = 90 * (4 * 64 + 1)  # the classes more of a bottleneck network's head
@@ -313,6 +323,22 @@ PARAMETERS = {
     "degradation-norms": {
         **{"plain-20": 269_434, "plain-56": 852_730},
         **{"resnet-56": 852_730, "plain-56-clipped": 852_730},
+    },
+    "claim-speed": {f"{kind}-{d}": c for kind in ("plain", "resnet") for d, c in DIGITS.items() if d != 32},
+    "claim-width": {
+        f"{kind}-{d}": stacked((d - 2) // 3, channels=1, width=width)
+        for kind in ("plain", "resnet")
+        for d, width in {8: 30, 14: 20, 20: 16, 32: 12}.items()
+    },
+    "claim-optimizer": {
+        f"{kind}-{o}-{d}": c for kind in ("plain", "resnet") for o in ("sgd", "adamw") for d, c in DIGITS.items()
+    },
+    # Without BN, a bias for each channel in place of gamma and beta.
+    "claim-start": {
+        f"plain-{bn}{start}-{d}": c - (16 + 112 * (d - 2) // 3 if bn == "no-bn-" else 0)
+        for bn in ("bn-", "no-bn-")
+        for start in ("he", "lecun")
+        for d, c in DIGITS.items()
     },
 }
 # The sizes that the papers print, wherever a row has one.
