@@ -188,7 +188,7 @@ def trained(
     pairs = (jnp.repeat(jnp.array(RATES), seeds), jnp.tile(jnp.arange(seeds), len(RATES)))
     found = jax.device_get(jax.jit(partial(jax.lax.map, train_once))(pairs))  # of [R S, P]
     found = {name: values.reshape(len(RATES), seeds, -1) for name, values in found.items()}
-    best = int(np.nan_to_num(found["train_loss"][:, :, -1].mean(1), nan=np.inf).argmin())
+    best = int(np.nanargmin(found["train_loss"][:, :, -1].mean(1)))
     steps = [i * between for i in range(POINTS + 1)]
     curves = {name: values[best].tolist() for name, values in found.items()}
     return {"kind": kind, "units": more, "step": steps, "rate": RATES[best], **curves}
@@ -272,7 +272,7 @@ def plot(found: Mapping[str, Any], path: Path) -> None:
             errors = {"as it is": ([run["whole"]["test_accuracy"]], "k")}
             for at in run["grown"]:
                 bits = "the same bits" if at["same_bits"] else "other bits"
-                errors[f"{at['units']} as identities: {bits}"] = ([at["test_accuracy"]], "k")
+                errors[f"{at['units']} as the identity: {bits}"] = ([at["test_accuracy"]], "k")
             for own in run["trained"]:
                 colour = f"C{list(KINDS).index(own['kind'])}"
                 name, style = f"{own['units']} {own['kind']}", "-" if own["units"] == UNITS[0] else "--"

@@ -75,8 +75,7 @@ def measure(options: Options) -> dict[str, Any]:
         for n in UNITS:
             stage = stacks.stack(n, WIDTH, shortcut=shortcut, scan=True)
             errors = np.asarray(fit(stage, STEPS, jnp.array(RATES), jnp.arange(seeds)))
-            by_rate = np.nan_to_num(errors[:, :, 0].mean(1), nan=np.inf)  # a rate that diverged is not the best
-            best = int(by_rate.argmin())
+            best = int(np.nanargmin(errors[:, :, 0].mean(1)))
             found[kind].append({"rate": RATES[best], "errors": errors[best, :, 1].tolist()})
     return found
 

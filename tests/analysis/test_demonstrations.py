@@ -19,7 +19,7 @@ from resjax.models.units import Unit
 def small(monkeypatch):
     """Every demonstration with few depths and cases, which the tests share, as most of the time is compilation."""
     monkeypatch.setattr(identity, "UNITS", (1,))
-    monkeypatch.setattr(identity, "RATES", (0.1, math.nan))
+    monkeypatch.setattr(identity, "RATES", (0.1, 1e30))
     monkeypatch.setattr(identity, "STEPS", 200)
     labels = ("w = 1, at 0", "w = 8, at 0", "gain 1", "plain", "lambda = 0.5, F = 0")
     monkeypatch.setattr(products, "CASES", tuple(case for case in products.CASES if case.label in labels))

@@ -123,7 +123,7 @@ def test_a_picture_of_it(found, tmp_path, drawn):
     grow.plot({"residual": found}, tmp_path / "x.png")
     left, right = drawn[0].axes
     labels = [text.get_text() for text in left.get_yticklabels()]
-    assert labels[:2] == ["as it is", "1 as identities: the same bits"]
+    assert labels[:2] == ["as it is", "1 as the identity: the same bits"]
     assert labels[-1] == f"{grow.UNITS[-1]} residual, trained"
     for line, own in zip(right.lines, found["trained"], strict=False):
         np.testing.assert_allclose(line.get_ydata(), np.mean(own["train_loss"], axis=0))
