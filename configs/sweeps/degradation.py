@@ -2,7 +2,7 @@
 
     python -m resjax.sweep --sweep=configs/sweeps/degradation.py --workdir=runs/degradation-search --jobs=2
 
-Two seeds each, a candidate a row, at half the table's length: about half an hour on two cores.
+A candidate a row, at half the table's length: about a quarter of an hour on two cores.
 `resjax.papers.degradation.best` chooses from the summaries.
 """
 
@@ -18,5 +18,4 @@ def get_sweep() -> Sweep:
             for network in d.NETWORKS
             for choice in d.CHOICES
         },
-        seeds=(0, 1),
     )

@@ -12,6 +12,9 @@ Each network has the learning rate, and the way to begin, that did best on the l
 half the length: `CHOSEN` is what `best` finds in the summaries of
 
     python -m resjax.sweep --sweep=configs/sweeps/degradation.py --workdir=runs/degradation-search --jobs=2
+
+which are in results/degradation-search.json: one seed of every candidate, and two more of the two best of plain-56,
+whose runs differ most.
 """
 
 import statistics
@@ -54,7 +57,20 @@ FIRST_STEPS: dict[str, Any] = {
 SEARCHED = 0.5  # of the length
 HELD_OUT = {"data.train_split": "train[:80%]", "data.validation_split": "train[80%:]"}
 
-CHOSEN: dict[str, tuple[float, str]] = dict.fromkeys(NETWORKS, (0.1, "clipped"))
+CHOSEN: dict[str, tuple[float, str]] = {
+    "plain-8": (0.03, "at-once"),
+    "plain-14": (0.3, "clipped"),
+    "plain-20": (0.1, "clipped"),
+    "plain-32": (0.1, "clipped"),
+    "plain-44": (0.1, "clipped"),
+    "plain-56": (0.1, "clipped"),
+    "v1-8": (0.1, "clipped"),
+    "v1-14": (0.1, "warm-up"),
+    "v1-20": (0.1, "warm-up"),
+    "v1-32": (0.1, "clipped"),
+    "v1-44": (0.01, "warm-up"),
+    "v1-56": (0.03, "at-once"),
+}
 
 
 def candidate(network: str, rate: float, beginning: str) -> str:
@@ -81,20 +97,18 @@ def best(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, tuple[flo
     """Of every network the choice with the lowest mean validation error; among equals, the lowest mean loss.
 
     Args:
-      runs: the summaries of every candidate's seeds. One whose loss became infinite has fewer of them than others,
-        and is none.
+      runs: the summaries of every candidate's seeds; none of one whose loss became infinite.
     """
 
     def score(network: str, choice: tuple[float, str]) -> tuple[float, float]:
-        found = runs.get(candidate(network, *choice), [])
-        if len(found) < seeds:
+        found = runs.get(candidate(network, *choice))
+        if not found:
             return (2.0, 0.0)
         return (
             1 - statistics.fmean(summary["validation_accuracy"] for summary in found),
             statistics.fmean(summary["validation_loss"] for summary in found),
         )
 
-    seeds = max(map(len, runs.values()))
     return {network: min(CHOICES, key=lambda choice: score(network, choice)) for network in NETWORKS}
 
 
