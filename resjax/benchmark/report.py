@@ -25,7 +25,9 @@ def table(result: dict[str, Any]) -> str:
             f"a large copy {best['copy_bytes_per_second'] / 1e9:,.0f} GB/s"
         )
     parts += [*ratios(rows), *dict.fromkeys(row["how"] for row in rows if "how" in row)]
-    parts += [line(row) for row in rows if row["status"] != "done"]
+    parts += [line(row) for row in rows if row["status"] not in ("done", "left out")]
+    if missing := [row["name"] for row in rows if row["status"] == "left out"]:
+        parts.append(f"left out, as there was no time for them: {'; '.join(missing)}")
     return "\n\n".join(parts)
 
 

@@ -75,7 +75,7 @@ def main(argv: list[str]) -> None:
     readme = ROOT / "README.md"
     files.replace(RESULTS / "README.md", HEAD + section(RESULTS))
     text = fill(readme.read_text(), summary(RESULTS))
-    text = fill(text, speed(RESULTS), "speed")
+    text = fill(fill(text, speed(RESULTS), "speed"), suites(RESULTS), "suites")
     files.replace(readme, fill(text, drill(RESULTS), "drill"))
     print(f"wrote {RESULTS / 'README.md'} and the tables of {readme}", file=sys.stderr)
 
@@ -148,6 +148,17 @@ def speed(results: Path) -> str:
         notes.append(f"* {found['network']}, JAX {rows[-1][1]}: `{record['command']}` on {record['hardware']}\n")
     columns = ["", "JAX", "step, ms", "images/s", "x stock Flax", "x PyTorch", "step while saving", "memory, MB"]
     return f"{markdown.table(columns, rows)}\n\n{''.join(notes)}"
+
+
+def suites(results: Path) -> str:
+    """What every suite measured, with its command and its machine."""
+    parts = []
+    for path in sorted(results.glob("suite-*.json")):
+        record = json.loads(path.read_text())
+        found = record["benchmark"]
+        done = [row for row in found["rows"] if row["status"] == "done"]
+        parts.append(f"{suite.table(found | {'rows': done})}\n\n`{record['command']}` on {record['hardware']}\n")
+    return "\n".join(parts)
 
 
 def summary(results: Path) -> str:
