@@ -36,26 +36,29 @@ class Ran:
         return f"{self.data} {length}, n={self.n}"
 
 
-def recorded(results: Path) -> list[tuple[ConfigDict, int]]:
-    """The config of every variant in the records, with its number of finished runs."""
+def recorded(results: Path) -> list[tuple[ConfigDict, set[str]]]:
+    """The config of every variant in the records, with the state digests of its finished runs.
+
+    Tables share networks: two runs that ended in the same state are one run in two tables.
+    """
     found = []
     for path in sorted(results.glob("*.json")):
         record = json.loads(path.read_text())
         for name, config in record.get("configs", {}).items():
-            found.append((restored(config, f"{path}: {name}"), len(record["runs"][name])))
+            found.append((restored(config, f"{path}: {name}"), {run["state_digest"] for run in record["runs"][name]}))
     return found
 
 
-def ran(table: Table, row: Row, records: Iterable[tuple[ConfigDict, int]]) -> list[Ran]:
+def ran(table: Table, row: Row, records: Iterable[tuple[ConfigDict, set[str]]]) -> list[Ran]:
     """What the records hold of a row, the paper's own data and the longest runs first; empty: it was never run."""
-    runs: dict[tuple[int, float], int] = {}
+    runs: dict[tuple[int, float], set[str]] = {}
     for i, data in enumerate(table.data):
         own = cli.load(arguments(variant(table, row, data)))
-        for config, n in records:
+        for config, digests in records:
             if share := share_of(own, config):
-                runs[i, share] = runs.get((i, share), 0) + n
+                runs[i, share] = runs.get((i, share), set()) | digests
     longest_first = sorted(runs.items(), key=lambda item: (item[0][0], -item[0][1]))
-    return [Ran(table.data[i], share, n) for (i, share), n in longest_first]
+    return [Ran(table.data[i], share, len(digests)) for (i, share), digests in longest_first]
 
 
 def share_of(row: ConfigDict, run: ConfigDict) -> float | None:
