@@ -45,7 +45,8 @@ def recorded(results: Path) -> list[tuple[ConfigDict, set[str]]]:
     for path in sorted(results.glob("*.json")):
         record = json.loads(path.read_text())
         for name, config in record.get("configs", {}).items():
-            found.append((restored(config, f"{path}: {name}"), {run["state_digest"] for run in record["runs"][name]}))
+            digests = {run["state_digest"] for run in record["runs"][name]}
+            found.append((restored(config, f"{path}: {name}"), digests))
     return found
 
 
