@@ -1,12 +1,13 @@
 """The degradation problem on real digits: error against depth, plain and residual, each network at its best.
 
-    python -m resjax.papers degradation                     # one seed
-    python -m resjax.papers degradation --seeds=5           # the long form: its first seed is the short one
+    python -m resjax.papers degradation                     # the quick form: one seed
+    python -m resjax.papers degradation --seeds=5           # the long form, to which the quick one may be extended
     python -m resjax.papers degradation-longer --seeds=5    # twice as long, to see whether length decides
     python -m resjax.papers degradation-norms               # weights and gradients by layer, as training begins
 
 v1 Fig. 1 and Fig. 6 show it on CIFAR-10: plain networks get worse with depth, on the training set too, and
-residual ones do not. Expected here is the same order, of the error on the clean training set.
+residual ones do not. Found here, with five seeds: up to 32 layers nothing separates them; plain-56 ends with errors on
+the clean training set in every seed (0.07 to 3.6 %), plain-44 in one of five, and a residual network in none.
 
 Each network has the learning rate, and the way to begin, that did best on the last fifth of the training split, at
 half the length: `CHOSEN` is what `best` finds in the summaries of
@@ -28,7 +29,7 @@ DEPTHS = (8, 14, 20, 32, 44, 56)
 FAMILIES = {"plain": "plain", "v1": "ResNet"}
 NETWORKS = tuple(f"{family}-{depth}" for family in FAMILIES for depth in DEPTHS)
 
-# What differs from configs/digits.py, for all networks: the papers' decay, no smoothing.
+# What differs from configs/digits.py, for all networks: the papers' 1e-4 (here of every parameter), no smoothing.
 EPOCHS = 180.0
 RECIPE: dict[str, Any] = {
     "optimizer.weight_decay": 1e-4,
