@@ -6,8 +6,8 @@
     python -m resjax.papers degradation-norms               # weights and gradients by layer, as training begins
 
 v1 Fig. 1 and Fig. 6 show it on CIFAR-10: plain networks get worse with depth, on the training set too, and
-residual ones do not. Found here, with five seeds: up to 32 layers nothing separates them; plain-56 ends with errors on
-the clean training set in every seed (0.07 to 3.6 %), plain-44 in one of five, and a residual network in none.
+residual ones do not. Found here, with five seeds: up to 32 layers nothing separates them; plain-56 ends with errors
+on the clean training set in every seed (0.07 to 3.6 %), plain-44 in one of five, and a residual network in none.
 
 Each network has the learning rate, and the way to begin, that did best on the last fifth of the training split, at
 half the length: `CHOSEN` is what `best` finds in the summaries of
