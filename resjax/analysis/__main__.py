@@ -5,6 +5,7 @@
   branches   the size of the residual branch beside its shortcut, unit by unit
   curves     training and test error overlaid (v1 Fig. 1 and 6); of a sweep, means over seeds
   lesion     accuracy when units are removed; of a sweep, means over seeds
+  grow       accuracy when units are appended, as identities or with fresh weights that are trained
 
 Writes NAME.png and NAME.json into DIR, the first run's `analysis/` by default, and the same into TensorBoard.
 
