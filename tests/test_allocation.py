@@ -23,7 +23,7 @@ def faults():
 
 step = jax.jit(lambda a, b, c: (a @ b) @ c)  # 160 MB between the products: 40,000 pages
 a, b, c = jnp.ones((20_000, 16)), jnp.ones((16, 2_000)), jnp.ones((2_000, 4))
-print(min(faults() for _ in range(4)))
+print(min(faults() for _ in range(16)))  # some call finds it: small pieces may have cut the large one
 """
 
 
