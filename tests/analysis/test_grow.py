@@ -77,6 +77,15 @@ def test_units_that_cannot_be_the_identity_are_refused(fields, needs):
         grow.longer(Spec(**TINY | fields), 1)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few():
+    """One unit at one rate: every other one is two more programs to compile."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grow, "UNITS", (1,))
+        patch.setattr(grow, "RATES", (0.1,))
+        yield
+
+
 @pytest.fixture(scope="module")
 def found(residual):
     return grow.measure(OpenedRun.open(residual), Options(seeds=2, images=64))

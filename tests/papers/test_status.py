@@ -45,14 +45,15 @@ def test_the_list_says_what_was_run_from_the_records(results):
     for (name, row, *_), text in RECORDS.items():
         [own] = [one for one in TABLES[name].rows if one.name == row]
         assert "; ".join(map(str, status.ran(TABLES[name], own, records))) == text
-    lines = listing(results).split("v1-table6 ")[1].split("v1-fig1 ")[0]
+    listed = listing(results)
+    lines = listed.split("v1-table6 ")[1].split("v1-fig1 ")[0]
     assert " ".join(lines.split()).endswith(
         "CIFAR-10; 6 rows cifar10 for 1.58 % of its length, n=1: resnet-20 digits at full length, n=2: resnet-32 "
         "cifar10 at full length, n=5: resnet-56 not run: resnet-44, resnet-110, resnet-1202"
     )
     # A run is every row that has its network and recipe.
-    assert "cifar10 at full length, n=5: resnet-56" in listing(results).split("v1-fig7 ")[1].split("v2-")[0]
-    assert re.search(r"\n3 of \d+ rows were run at full length", listing(results))
+    assert "cifar10 at full length, n=5: resnet-56" in listed.split("v1-fig7 ")[1].split("v2-")[0]
+    assert re.search(r"\n3 of \d+ rows were run at full length", listed)
 
 
 @pytest.mark.parametrize(
