@@ -47,7 +47,7 @@ class Report:
                 note = "; ".join(filter(None, [why, note]))
             also = [show(result.train_clean_error)] if clean else []
             also += [show(result.train_error)] if self.table.training else []
-            also += [show(validation_error(result))] if self.table.validation else []
+            also += [show(result.errors("validation"))] if self.table.validation else []
             size = f"{whole(result.params)} (paper {row.size})" if row.size else whole(result.params)
             cells = [row.label, str(row.published), self.cell(row, result), *also, size, whole(result.steps), note]
             rows.append(cells)
@@ -63,7 +63,7 @@ class Report:
                     "test_errors": result.test_error,
                     "train_errors": result.train_error,
                     "train_clean_errors": result.train_clean_error,
-                    "validation_errors": validation_error(result),
+                    "validation_errors": result.errors("validation"),
                     "device": sorted({s["device"] for s in result.summaries.values()}),
                 }
             )
@@ -101,7 +101,7 @@ class Report:
         means = {
             row.name: statistics.fmean(errors)
             for row in self.table.rows
-            if self.table.validation and (errors := validation_error(results[self.taken[row.name]]))
+            if self.table.validation and (errors := results[self.taken[row.name]].errors("validation"))
         }
         if len(means) < 2:
             return "", ""
@@ -175,9 +175,3 @@ class Report:
             "seconds": spread(result.seconds)[0],
             "note": note,
         }
-
-
-def validation_error(result: Result) -> list[float]:
-    """In percent after the last step, one for every finished run that held out a part of its training split."""
-    key = "validation_accuracy"
-    return [100 * (1 - summary[key]) for summary in result.summaries.values() if key in summary]
