@@ -96,7 +96,7 @@ def convolve(
     """
     wide = x.dtype in (jnp.float32, jnp.float64)
     elsewhere = jax.default_backend() != "cpu"
-    if how == "auto" and elsewhere and fold.pays(x, strides):
+    if how == "auto" and elsewhere and feature_group_count == 1 and fold.pays(x, strides):
         return fold.convolve(x, kernel, strides, padding)
     if how == "xla" or (how == "auto" and elsewhere) or not wide or feature_group_count > 1:
         return lax.conv_general_dilated(

@@ -50,3 +50,14 @@ def test_only_few_channels_with_a_stride_on_an_accelerator(channels, strides, fo
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert kernels("auto") == folds
     assert not kernels("xla")
+
+
+def test_groups_are_not_folded(monkeypatch) -> None:
+    x, w = (np.random.default_rng(0).normal(size=shape).astype("f") for shape in ((2, 9, 9, 4), (3, 3, 2, 6)))
+    options = {"dimension_numbers": DIMENSIONS, "feature_group_count": 2}
+    pads = ((1, 1), (1, 1))
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    np.testing.assert_array_equal(
+        convolution.convolve(x, w, (2, 2), pads, **options),
+        lax.conv_general_dilated(x, w, (2, 2), pads, **options),
+    )
