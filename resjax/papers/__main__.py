@@ -69,7 +69,7 @@ def main(argv: list[str]) -> int:
     workdir = Path(values.workdir or default)
     whole, taken = sweep(table, data, seeds, values.data_dir, values.budget)
     runs = plan(whole, workdir)
-    wanted = {taken[row] for row in values.rows or rows}
+    wanted = {taken[row] for row in values.rows or (values.seeds is None and table.quick) or rows}
     chosen = [run for run in runs if run.variant in wanted]
     command = shlex.join(["python", "-m", "resjax.papers", name, *argv])
     report = Report(table, data, values.budget, taken, command)

@@ -1,6 +1,6 @@
 """The degradation problem on real digits: error against depth, plain and residual, each network at its best.
 
-    python -m resjax.papers degradation                     # the quick form: one seed
+    python -m resjax.papers degradation                     # the quick form: one seed of four of the six depths
     python -m resjax.papers degradation --seeds=5           # the long form, to which the quick one may be extended
     python -m resjax.papers degradation-longer --seeds=5    # twice as long, to see whether length decides
     python -m resjax.papers degradation-norms               # weights and gradients by layer, as training begins
@@ -26,6 +26,7 @@ from resjax.papers import pictures
 from resjax.papers.table import Picture, Row, Table
 
 DEPTHS = (8, 14, 20, 32, 44, 56)
+QUICK = (8, 20, 32, 56)
 FAMILIES = {"plain": "plain", "v1": "ResNet"}
 NETWORKS = tuple(f"{family}-{depth}" for family in FAMILIES for depth in DEPTHS)
 
@@ -147,6 +148,7 @@ TABLES = (
         ),
         note=f"{CLEAN} One seed is the quick form; results/degradation.json has five.",
         jobs=2,
+        quick=tuple(f"{kind.lower()}-{depth}" for kind in FAMILIES.values() for depth in QUICK),
     ),
     Table(
         "degradation-longer",

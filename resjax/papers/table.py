@@ -102,6 +102,7 @@ class Table:
       config: the config file for all sets; by default the set's own.
       note: what differs between the paper's numbers and ours, for all rows.
       jobs: how many runs at a time by default.
+      quick: the rows that run if neither rows nor seeds are asked for; empty: all.
     """
 
     name: str
@@ -116,3 +117,4 @@ class Table:
     pictures: tuple[Picture, ...] = ()
     note: str = ""
     jobs: int = 1
+    quick: tuple[str, ...] = ()

@@ -250,6 +250,17 @@ def test_top5_and_rows_that_share_their_runs(finish, tmp_path):
     assert [path.name for path in (tmp_path / "W/runs").iterdir()] == ["original-152-224"]
 
 
+def test_the_quick_form_leaves_out_depths(finish, tmp_path):
+    finish |= {row.name: [50.0] for row in TABLES["degradation"].rows}
+    ran = {}
+    for form, flags in {"quick": [], "long": ["--seeds=1"], "asked": ["--rows=plain-44"]}.items():
+        assert main(["degradation", *flags, f"--workdir={tmp_path / form}"]) == 0
+        ran[form] = {path.name for path in (tmp_path / form / "runs").iterdir()}
+    assert ran["quick"] == {f"{kind}-{depth}" for kind in ("plain", "resnet") for depth in (8, 20, 32, 56)}
+    assert ran["long"] == {row.name for row in TABLES["degradation"].rows}
+    assert ran["asked"] == {"plain-44"}
+
+
 @pytest.mark.parametrize(
     ("name", "files"),
     [
