@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass, field
 
-from resjax.data import sources
+from resjax.data import prepared, sources
 from resjax.data.augment import AUGMENTATIONS, NORMALIZATIONS
 from resjax.data.preprocess import Preprocessing
 from resjax.data.splits import Slice, parse_slice
@@ -137,7 +137,7 @@ def resolve(
     """
     _check_values(augment, pad, normalize, image_size, workers)
     asked_size = image_size or (preprocessing.size if preprocessing else 0)
-    source = sources.open_source(name, dir, asked_size)
+    source = open_source(name, dir, asked_size)
     if test_split is None:
         test_split = TESTED_ON.get(name.partition(":")[0], "test" if "test" in source.sizes else "validation")
     parts = _parse_splits(source, train_split, validation_split, test_split)
@@ -168,6 +168,19 @@ def resolve(
     if placement == "device":
         _check_device(resolved, workers)
     return resolved
+
+
+def open_source(name: str, dir: str, image_size: int) -> sources.Source:
+    """Finds a data set by name: 'digits', 'synthetic', or a TFDS set prepared below `dir`. Reads no images.
+
+    Raises:
+        BadInput: for an unknown name, or a set that is not prepared in a form that can be read.
+    """
+    if name == "digits":
+        return sources.digits()
+    if name == "synthetic":
+        return sources.synthetic(image_size)
+    return prepared.prepared(name, dir)
 
 
 def _check_device(resolved: Resolved, workers: int) -> None:

@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from resjax.data import sources
+from resjax.data import prepared
 from resjax.data.loader import open_dataset
 from resjax.errors import BadInput
 
@@ -155,7 +155,7 @@ def test_features_import_no_module_of_their_own(photo_settings, tmp_path, monkey
 def test_every_feature_that_is_known_exists():
     import tensorflow_datasets as tfds
 
-    for name in sources.FEATURES:
+    for name in prepared.FEATURES:
         module, _, kind = name.rpartition(".")
         assert issubclass(getattr(importlib.import_module(module), kind), tfds.features.FeatureConnector)
 

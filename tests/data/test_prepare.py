@@ -18,8 +18,8 @@ import pytest
 from resjax import cli
 from resjax.data import prepare
 from resjax.data.loader import open_dataset
+from resjax.data.prepared import prepared
 from resjax.data.resolve import resolve
-from resjax.data.sources import prepared
 from resjax.data.splits import Slice
 from resjax.errors import BadInput
 

@@ -89,7 +89,7 @@ def test_photographs(open_settings, photos_dir, changes, expected):
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "cifar100:3.0.2"])
 def test_cifar(open_settings, monkeypatch, name):
     source = sources.Source(name, {"train": 50_000, "test": 10_000}, (32, 32, 3), 100, (), None)
-    monkeypatch.setattr(sources, "open_source", lambda *_: source)
+    monkeypatch.setattr("resjax.data.resolve.open_source", lambda *_: source)
     assert table(resolve(**open_settings | {"name": name})) == ("crop_flip", 4, "pixel_mean")
     assert table(resolve(**open_settings | {"name": name, "pad": 8})) == ("crop_flip", 8, "pixel_mean")
     assert resolve(**open_settings | {"name": name, "image_size": 64}).normalize == "channel"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resjax.data import sources
+from resjax.data import prepared, sources
 from resjax.data.splits import Slice
 
 
@@ -50,7 +50,7 @@ def test_synthetic(image_size, side, classes):
 
 
 def test_photographs_of_every_kind_become_rgb(photos_dir):
-    source = sources.prepared("photos", str(photos_dir))
+    source = prepared.prepared("photos", str(photos_dir))
     assert source.image_shape is None
     assert source.sizes == {"train": 24, "test": 7}
     images, labels = source.open(Slice("train", 4, 24)).read(np.arange(20))
