@@ -31,7 +31,7 @@ COMMANDS = {
     "--devices=N --workdir=",
     "plan.__main__": "--config=FILE --config.FIELD=VALUE --devices=N --kind= --efficiency=X --overlap=X --json "
     "--out=",
-    "data.prepare": "--source --data_dir",
+    "data.prepare.__main__": "--source --data_dir",
 }
 
 
@@ -48,7 +48,7 @@ def test_help(call, name, form):
         assert re.search(rf"^  .*{re.escape(flag)}", out, re.MULTILINE), flag
     listed = re.findall(r"^  (--\S+)", out, re.MULTILINE)
     assert len(listed) == len(set(listed))
-    if name != "data.prepare":
+    if name != "data.prepare.__main__":
         assert len(listed) == len(COMMANDS[name].split()) + 1  # no flag that this list lacks
 
 

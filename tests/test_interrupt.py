@@ -12,7 +12,8 @@ ROOT = Path(__file__).parents[1]
 COMMANDS = sorted(
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__")
     for path in (ROOT / "resjax").rglob("*.py")
-    if '\nif __name__ == "__main__":\n    cli.run(' in path.read_text() or path.name == "prepare.py"
+    if '\nif __name__ == "__main__":\n    cli.run(' in path.read_text()
+    or path.parts[-2:] == ("prepare", "__main__.py")
 )
 
 

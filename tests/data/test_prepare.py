@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 
 from resjax import cli
-from resjax.data import prepare
 from resjax.data.loader import open_dataset
+from resjax.data.prepare import cifar
+from resjax.data.prepare.__main__ import main
 from resjax.data.prepared import prepared
 from resjax.data.resolve import resolve
 from resjax.data.splits import Slice
@@ -30,9 +31,9 @@ CIFAR10_NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog",
 
 @pytest.fixture(autouse=True)
 def small_files(monkeypatch):
-    for name, published in prepare.PUBLISHED.items():
+    for name, published in cifar.PUBLISHED.items():
         small = dataclasses.replace(published, records={"train": RECORDS, "test": RECORDS})
-        monkeypatch.setitem(prepare.PUBLISHED, name, small)
+        monkeypatch.setitem(cifar.PUBLISHED, name, small)
 
 
 def names_of(name):
@@ -89,7 +90,7 @@ def python2_pickle(batch):
 
 def published_files(name, version, dump=python2_pickle):
     """File name -> contents, for the 'binary' or 'python' version."""
-    layout = prepare.PUBLISHED[name].layouts[version == "python"]
+    layout = cifar.PUBLISHED[name].layouts[version == "python"]
     assert bool(layout.label_keys) == (version == "python")
     plain = [file.removesuffix(".bin") for files in layout.files.values() for file in files]
     files = {}
@@ -143,10 +144,10 @@ def test_every_layout_reads_back_the_same(tmp_path, capsys, name, version, dump,
     source = write_tar(tmp_path, folder, files) if container == "tar" else write_folder(tmp_path, folder, files)
     source = source.parent if container == "parent" else source
     out = tmp_path / "sets"
-    assert prepare.main([name, "--source", str(source), "--data_dir", str(out)]) == 0
+    assert main([name, "--source", str(source), "--data_dir", str(out)]) == 0
     assert f"wrote {out}/{name}/3.0.2" in capsys.readouterr().out
 
-    layout = prepare.PUBLISHED[name].layouts[0]
+    layout = cifar.PUBLISHED[name].layouts[0]
     expected = make_data(name, [file.removesuffix(".bin") for split in layout.files.values() for file in split])
     read = prepared(name, str(out))
     for split, split_files in layout.files.items():
@@ -167,7 +168,7 @@ def test_the_next_command_is_one(tmp_path, capsys, monkeypatch, name, classes):
     monkeypatch.chdir(Path(__file__).parents[2])
     source = write_folder(tmp_path, *published_files(name, "binary"))
     out = tmp_path / "my sets"
-    assert prepare.main([name, "--source", str(source), "--data_dir", str(out)]) == 0
+    assert main([name, "--source", str(source), "--data_dir", str(out)]) == 0
     program, arguments = capsys.readouterr().out.split("; next: ")[1].split(" -m resjax.main ")
     assert program == "python"
     config = cli.load(shlex.split(arguments))
@@ -185,7 +186,7 @@ def test_the_next_command_is_one(tmp_path, capsys, monkeypatch, name, classes):
 def test_the_set_is_the_stock_one(tmp_path, name):
     import tensorflow_datasets as tfds
 
-    target, _ = prepare.prepare(name, write_folder(tmp_path, *published_files(name, "binary")), tmp_path / "sets")
+    target, _ = cifar.prepare(name, write_folder(tmp_path, *published_files(name, "binary")), tmp_path / "sets")
     assert target == tmp_path / "sets" / name / "3.0.2"
     assert sorted(path.name for path in (tmp_path / "sets").iterdir()) == [name]
     built, stock = tfds.builder_from_directory(str(target)), tfds.builder(name, data_dir=str(tmp_path / "none"))
@@ -205,7 +206,7 @@ def test_the_set_is_the_stock_one(tmp_path, name):
 
 
 def test_small_sets_are_held_in_memory_and_train(tmp_path, settings):
-    prepare.prepare("cifar10", write_folder(tmp_path, *published_files("cifar10", "binary")), tmp_path / "sets")
+    cifar.prepare("cifar10", write_folder(tmp_path, *published_files("cifar10", "binary")), tmp_path / "sets")
     slices = {"train_split": "train[:45]", "validation_split": "train[45:]"}
     data = open_dataset(**settings | {"name": "cifar10", "dir": str(tmp_path / "sets"), "pad": 4} | slices)
     assert (data.train_size, data.validation_size, data.test_size) == (45, 15, 12)
@@ -232,7 +233,7 @@ def test_pickles_of_python_3_are_read(protocol):
     images = rng.integers(0, 256, (5, 7), np.uint8)
     batch = {b"data": images, b"columns": np.asfortranarray(images), b"labels": [3, 0, 255, 256, 70_000, -1]}
     batch |= {b"names": [b"a.png", b"b.png"], b"count": 10_000, b"batch_label": b"batch 1 of 5"}
-    found = prepare.load_arrays("batch", pickle.dumps(batch, protocol=protocol))
+    found = cifar.load_arrays("batch", pickle.dumps(batch, protocol=protocol))
     assert found.keys() == batch.keys()
     for key, value in batch.items():
         np.testing.assert_array_equal(found[key], value)
@@ -251,13 +252,13 @@ def test_pickles_of_python_3_are_read(protocol):
 @pytest.mark.parametrize("protocol", [2, 4])
 def test_pickles_that_ask_for_more_than_arrays_are_refused(payload, asks, protocol):
     with pytest.raises(BadInput, match=rf"^batch is not a pickle of plain arrays \(it asks for .*{asks}"):
-        prepare.load_arrays("batch", pickle.dumps(payload, protocol))
+        cifar.load_arrays("batch", pickle.dumps(payload, protocol))
 
 
 @pytest.mark.parametrize("dtype", ["O", "f8", "i8", "V8"])
 def test_pickled_arrays_of_anything_but_bytes_are_refused(dtype):
     with pytest.raises(BadInput, match="not of bytes"):
-        prepare.load_arrays("batch", pickle.dumps({b"data": np.zeros(4, dtype)}, protocol=2))
+        cifar.load_arrays("batch", pickle.dumps({b"data": np.zeros(4, dtype)}, protocol=2))
 
 
 def test_a_pickled_type_may_claim_what_it_likes():
@@ -266,16 +267,16 @@ def test_a_pickled_type_may_claim_what_it_likes():
     honest = python2_pickle({b"data": np.zeros((1, 8), np.uint8)})
     assert flags in honest
     with pytest.raises(BadInput, match="an array of b'O8', not of bytes"):
-        prepare.load_arrays("batch", honest.replace(b"U\x02u1", b"U\x02O8"))
+        cifar.load_arrays("batch", honest.replace(b"U\x02u1", b"U\x02O8"))
     # Of bytes, but with fields, a shape of its own and elements of another size: nothing of it is believed.
     crafted = honest.replace(flags, b"K\x04U\x01|U\x02O8NNJ\x08\x00\x00\x00J\x08\x00\x00\x00K\x3ftb")
-    found = prepare.load_arrays("batch", crafted)[b"data"]
+    found = cifar.load_arrays("batch", crafted)[b"data"]
     assert (found.dtype, found.shape) == (np.uint8, (1, 8))
 
 
 def test_a_pickle_may_number_its_values_as_it_likes():
     """An unpickler would make room for four billion of them."""
-    assert prepare.load_arrays("batch", b"\x80\x02}r\xff\xff\xff\xff.") == {}
+    assert cifar.load_arrays("batch", b"\x80\x02}r\xff\xff\xff\xff.") == {}
 
 
 @pytest.mark.parametrize(
@@ -297,7 +298,7 @@ def test_a_pickle_may_number_its_values_as_it_likes():
 )
 def test_odd_pickles_are_refused(data):
     with pytest.raises(BadInput, match=r"^batch is not a pickle of plain arrays \(.*\): download the set again$"):
-        prepare.load_arrays("batch", data)
+        cifar.load_arrays("batch", data)
 
 
 def damage(kind, folder, files):
@@ -328,7 +329,7 @@ def damage(kind, folder, files):
 @pytest.mark.parametrize("write", [write_folder, write_tar])
 def test_damaged_files_leave_nothing_behind(tmp_path, capsys, kind, message, write):
     source = write(tmp_path, *damage(kind, *published_files("cifar10", "binary")))
-    assert prepare.main(["cifar10", "--source", str(source), "--data_dir", str(tmp_path / "sets")]) == 2
+    assert main(["cifar10", "--source", str(source), "--data_dir", str(tmp_path / "sets")]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
@@ -338,26 +339,26 @@ def test_damaged_files_leave_nothing_behind(tmp_path, capsys, kind, message, wri
 @pytest.mark.parametrize("key", ["data", "labels"])
 def test_pickled_batches_that_lack_something(tmp_path, key):
     folder, files = published_files("cifar10", "python")
-    batch = prepare.load_arrays("x", files["test_batch"])
+    batch = cifar.load_arrays("x", files["test_batch"])
     del batch[key.encode()]
     source = write_folder(tmp_path, folder, files | {"test_batch": python2_pickle(batch)})
     with pytest.raises(BadInput, match="test_batch is not a CIFAR batch"):
-        prepare.read_published("cifar10", source)
+        cifar.read_published("cifar10", source)
 
 
 def test_pickled_labels_of_another_length(tmp_path):
     folder, files = published_files("cifar10", "python")
-    batch = prepare.load_arrays("x", files["test_batch"]) | {b"labels": [1, 2]}
+    batch = cifar.load_arrays("x", files["test_batch"]) | {b"labels": [1, 2]}
     source = write_folder(tmp_path, folder, files | {"test_batch": python2_pickle(batch)})
     with pytest.raises(BadInput, match="does not give each image one class"):
-        prepare.read_published("cifar10", source)
+        cifar.read_published("cifar10", source)
 
 
 def test_half_an_archive_is_refused(tmp_path):
     path = write_tar(tmp_path, *published_files("cifar10", "binary"))
     path.write_bytes(path.read_bytes()[:50_000])
     with pytest.raises(BadInput, match="is not a whole archive"):
-        prepare.read_published("cifar10", path)
+        cifar.read_published("cifar10", path)
 
 
 def forge(path, name, size, kind=tarfile.REGTYPE, content=b"", packed=True):
@@ -398,9 +399,9 @@ ZEROS = [bytes(2**20)] * 600  # more than an archive may unpack to, in half a me
 def test_hostile_archives(tmp_path, archive, message):
     """One line, and memory in proportion to the published set, whatever an archive claims or unpacks to."""
     program = (
-        "import resource, sys; from resjax.data import prepare\n"
+        "import resource, sys; from resjax.data.prepare.__main__ import main\n"
         "resource.setrlimit(resource.RLIMIT_AS, (2**32, 2**32))\n"
-        "sys.exit(prepare.main(['cifar10', '--source', sys.argv[1], '--data_dir', sys.argv[2]]))"
+        "sys.exit(main(['cifar10', '--source', sys.argv[1], '--data_dir', sys.argv[2]]))"
     )
     path = archive(tmp_path / "bomb.tar.gz")
     done = subprocess.run(
@@ -418,19 +419,19 @@ def test_thousands_of_members(tmp_path):
         for i in range(3000):
             archive.addfile(tarfile.TarInfo(f"cifar-10-batches-py/{i}"))
     with pytest.raises(BadInput, match="it has more than 100 members"):
-        prepare.read_published("cifar10", tmp_path / "many.tar.gz")
+        cifar.read_published("cifar10", tmp_path / "many.tar.gz")
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["pipe", "device"])
 def test_pipes_and_devices_are_not_waited_for(tmp_path, capsys, make):
     make(tmp_path / "source")
-    assert prepare.main(["cifar10", "--source", f"{tmp_path}/source", "--data_dir", f"{tmp_path}/sets"]) == 2
+    assert main(["cifar10", "--source", f"{tmp_path}/source", "--data_dir", f"{tmp_path}/sets"]) == 2
     assert "is neither a file nor a folder" in capsys.readouterr().err
     folder, files = published_files("cifar10", "python")
     source = write_folder(tmp_path, folder, files)
     (source / "data_batch_3").unlink()
     make(source / "data_batch_3")
-    assert prepare.main(["cifar10", "--source", str(source), "--data_dir", f"{tmp_path}/sets"]) == 2
+    assert main(["cifar10", "--source", str(source), "--data_dir", f"{tmp_path}/sets"]) == 2
     assert "data_batch_3 is not a regular file" in capsys.readouterr().err
 
 
@@ -440,7 +441,7 @@ def test_a_file_longer_than_any_published_one(tmp_path):
     with (source / "data_batch_2.bin").open("ab") as file:
         file.truncate(2**40)  # takes no room on the disk
     with pytest.raises(BadInput, match=r"data_batch_2.bin has more than \d+ bytes, too many"):
-        prepare.read_published("cifar10", source)
+        cifar.read_published("cifar10", source)
 
 
 @pytest.mark.parametrize(
@@ -461,7 +462,7 @@ def test_a_file_longer_than_any_published_one(tmp_path):
     ],
 )
 def test_bad_flags_are_one_line(capsys, arguments, message):
-    assert prepare.main(arguments) == 2
+    assert main(arguments) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert message in line
@@ -472,16 +473,16 @@ def test_sources_that_hold_no_cifar(tmp_path, source):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_bytes(b"hello")
     with pytest.raises(BadInput, match="--source="):
-        prepare.read_published("cifar10", tmp_path / source)
+        cifar.read_published("cifar10", tmp_path / source)
 
 
 def test_an_existing_set_is_kept(tmp_path, capsys):
     source = write_folder(tmp_path, *published_files("cifar10", "binary"))
     command = ["cifar10", "--source", str(source), "--data_dir", str(tmp_path / "sets")]
-    assert prepare.main(command) == 0
+    assert main(command) == 0
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "sets").rglob("*")}
     capsys.readouterr()
-    assert prepare.main(command) == 2
+    assert main(command) == 2
     assert "exists already" in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "sets").rglob("*")} == before
 
@@ -490,10 +491,10 @@ def test_a_failure_while_writing_leaves_nothing(tmp_path, monkeypatch):
     def fail(image):
         raise OSError("disk full")
 
-    monkeypatch.setattr(prepare, "_png", fail)
+    monkeypatch.setattr(cifar, "_png", fail)
     source = write_folder(tmp_path, *published_files("cifar10", "binary"))
     with pytest.raises(BadInput, match="disk full"):
-        prepare.prepare("cifar10", source, tmp_path / "sets")
+        cifar.prepare("cifar10", source, tmp_path / "sets")
     assert not list((tmp_path / "sets").rglob("*"))
 
 
@@ -502,11 +503,12 @@ def test_tensorflow_is_never_imported(tmp_path, settings):
     changes = {"name": "cifar10", "dir": str(tmp_path / "sets")}
     program = f"""
 import dataclasses, sys
-from resjax.data import prepare
+from resjax.data.prepare import cifar
+from resjax.data.prepare.__main__ import main
 from resjax.data.loader import open_dataset
-small = dataclasses.replace(prepare.PUBLISHED["cifar10"], records={{"train": {RECORDS}, "test": {RECORDS}}})
-prepare.PUBLISHED["cifar10"] = small
-assert prepare.main(["cifar10", "--source", {str(source)!r}, "--data_dir", {changes["dir"]!r}]) == 0
+small = dataclasses.replace(cifar.PUBLISHED["cifar10"], records={{"train": {RECORDS}, "test": {RECORDS}}})
+cifar.PUBLISHED["cifar10"] = small
+assert main(["cifar10", "--source", {str(source)!r}, "--data_dir", {changes["dir"]!r}]) == 0
 data = open_dataset(**{settings | changes!r})
 batches = data.train(8, seed=0)
 next(batches)
