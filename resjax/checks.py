@@ -150,6 +150,11 @@ def validate(config: ConfigDict, devices: int) -> Spec:
     if not 0 <= config.seed < 2**32:
         raise BadInput(f"seed={config.seed}: must lie in [0, 2**32)")
 
+    if config.data.repeats > config.batch_size:
+        raise BadInput(
+            f"data.repeats={config.data.repeats} is more than batch_size={config.batch_size}: the views of an "
+            "image must fit in a batch"
+        )
     data, fsdp = mesh_shape(config, devices)
     microbatch, rest = divmod(config.batch_size, o.accumulate)
     if rest:

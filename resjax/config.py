@@ -52,6 +52,7 @@ def default(model: Spec | None = None) -> ConfigDict:
     c.data.pad = placeholder(int)  # pixels of zero padding before the random crop
     c.data.normalize = placeholder(str)  # pixel_mean | channel
     c.data.image_size = 0  # 0: the set's own
+    c.data.repeats = 1  # views of an image in succession; an epoch keeps its length and has fewer images
     c.data.workers = 0  # processes that prepare batches, always the same ones; 0: threads
     c.data.placement = "auto"  # host | device: the whole set in its memory, batches made there | auto: if it fits
 

@@ -263,6 +263,7 @@ def announce(run: Experiment, workdir: Path) -> None:
     where = {"host": "", "whole": ", whole on every device", "split": ", split over the devices"}
     where["whole"] *= device.platform != "cpu" or jax.device_count() > 1  # a CPU's memory is the host's
     calls = f", up to {run.program.stride} a call" if run.program.stride > 1 else ""
+    repeats = f" repeats={dataset.repeats}" if dataset.repeats > 1 else ""
     processes = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
     say(
         f"resjax {resjax.__version__}, jax {jax.__version__}\n"
@@ -273,7 +274,7 @@ def announce(run: Experiment, workdir: Path) -> None:
         f"data      {config.data.name}: {dataset.train_size:,} training, {dataset.validation_size:,} validation, "
         f"{dataset.test_size:,} test images of {' x '.join(map(str, dataset.image_shape))} "
         f"in {dataset.num_classes} classes{where[placement.name(run.program.data)]}\n"
-        f"          augment={dataset.augment} pad={dataset.pad} normalize={dataset.normalize}\n"
+        f"          augment={dataset.augment} pad={dataset.pad} normalize={dataset.normalize}{repeats}\n"
         f"training  {durations.total:,} steps of {config.batch_size} images, "
         f"{durations.total / durations.per_epoch:.1f} epochs{calls}\n"
         f"logs      {workdir}  (metrics.jsonl, tensorboard/, checkpoints/)"

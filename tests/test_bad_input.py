@@ -104,6 +104,8 @@ def refused(code, out, err, *parts):
         ([DIGITS, "--config.data.train_split=trian"], ["data.train_split='trian'"]),
         ([DIGITS, "--config.data.augment=flop"], ["data.augment='flop'"]),
         ([DIGITS, "--config.data.workers=-1"], ["data.workers=-1"]),
+        ([DIGITS, "--config.data.repeats=0"], ["data.repeats=0: must be at least 1"]),
+        ([DIGITS, "--config.data.repeats=512"], ["data.repeats=512 is more than batch_size="]),
         # The network and its data.
         ([DIGITS, "--config.model.input_size=32"], ["model.input_size=32", "set model.input_size=8"]),
         ([DIGITS, "--config.model.input_channels=3"], ["model.input_channels=3", "set model.input_channels=1"]),

@@ -66,6 +66,7 @@ COMMON = {
     "data.dir": "",
     "data.train_split": "train",
     "data.validation_split": "",
+    "data.repeats": 1,
     "data.workers": 0,
     "data.placement": "auto",
     "steps_per_call": 0,

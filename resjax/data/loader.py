@@ -42,7 +42,8 @@ class Dataset(Resolved):
         """Endless shuffled and augmented batches, the one for step `start_step` first.
 
         Each epoch is a new permutation; batches run across the border between epochs, so every image is seen
-        exactly once in an epoch. HostBatch k is the same for every `start_step` and number of workers.
+        exactly once in an epoch, unless they are repeated. HostBatch k is the same for every `start_step` and
+        number of workers.
 
         Args:
             batch_size: of all processes together.
@@ -79,7 +80,7 @@ class Dataset(Resolved):
         return records
 
     def _draw(self, batch_size: int, seed: int, rows: np.ndarray | None) -> "_Draw":
-        order, share = Order(self.train_size, batch_size, seed), Share.of(batch_size, rows)
+        order, share = Order(self.train_size, batch_size, seed, self.repeats), Share.of(batch_size, rows)
         return _Draw(order, share, self.augment, self.pad)
 
     def evaluate(self, split: str, batch_size: int, rows: np.ndarray | None = None) -> "Batches":

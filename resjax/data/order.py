@@ -26,15 +26,24 @@ class Share:
 
 @dataclass(frozen=True)
 class Order:
-    """Endless epochs of `size` records, each in its own permutation, cut into batches without regard to epochs.
+    """Endless epochs of `size` rows, each in its own permutation, cut into batches without regard to epochs.
 
     Calling it with a step gives the positions of that batch, int64 [batch_size]. Every record comes exactly once in
     an epoch.
+
+    Repeated augmentation (Hoffer et al. 2019; Berman et al. 2019) takes each record `repeats` times in succession,
+    and an epoch ends after as many rows as ever: only the first ceil(size / repeats) records of its permutation
+    come. A batch holds the rows that DeiT's and timm's samplers give to all ranks together. They deal them out in
+    turn, rank k of w gets every w-th, so that the views of one record go to different ranks; here they lie in
+    different blocks of the batch, as if w were `repeats`. So a record comes once in a group of BatchNorm that is no
+    larger than a block, and mixing neighbours mixes different records. (Those samplers also end an epoch at a
+    multiple of 256 rows; this one does not.)
     """
 
     size: int
     batch_size: int
     seed: int
+    repeats: int = 1
 
     def __call__(self, step: int) -> np.ndarray:
         start = step * self.batch_size
@@ -42,10 +51,11 @@ class Order:
         pieces = []
         while start < stop:
             epoch, offset = divmod(start, self.size)
-            piece = _permutation(self.size, self.seed, epoch)[offset : offset + stop - start]
-            pieces.append(piece)
-            start += len(piece)
-        return np.concatenate(pieces)
+            rows = np.arange(offset, min(self.size, offset + stop - start))
+            pieces.append(_permutation(self.size, self.seed, epoch)[rows // self.repeats])
+            start += len(rows)
+        batch = np.concatenate(pieces)
+        return np.concatenate([batch[first :: self.repeats] for first in range(self.repeats)])
 
 
 @functools.lru_cache(maxsize=2)  # batches are read ahead, so two epochs can be in use at once

@@ -54,6 +54,7 @@ class Resolved:
         image_size: their side in pixels, which replaces `data.image_size=0`; 0 if they are not square.
         augment, pad, normalize: as configured, or as is usual for the set.
         source: where the records come from.
+        repeats: as configured.
         parts: the configured slices by role, 'train', 'validation' and 'test'.
         resized: whether images are resized to get their processed shape.
         in_memory: whether the slices together are small enough to be kept decoded.
@@ -68,6 +69,7 @@ class Resolved:
     pad: int
     normalize: str
     test_split: str
+    repeats: int
     source: sources.Source = field(repr=False)
     parts: dict[str, Slice] = field(repr=False)
     resized: bool
@@ -108,6 +110,7 @@ def resolve(
     normalize: str | None,
     image_size: int,
     workers: int,
+    repeats: int = 1,
     placement: str = "auto",
     preprocessing: Preprocessing | None = None,
 ) -> Resolved:
@@ -129,6 +132,7 @@ def resolve(
         image_size: side of the processed images in pixels; 0 means the set's own, or 224 if its images differ in
             size. Images of another size are resized to a short side of 256/224 of it and cropped at the centre.
         workers: processes that read and decode; 0 uses threads, the fastest for sets that fit in memory.
+        repeats: repeated augmentation: views of an image that come in succession, see `order`.
         placement: one of PLACEMENTS; 'device' is refused here for a set that the device cannot be given.
         preprocessing: what the weights were trained with, if there are any.
 
@@ -136,6 +140,8 @@ def resolve(
         BadInput: for a value that cannot work, or a set that is missing or does not fit `preprocessing`.
     """
     _check_values(augment, pad, normalize, image_size, workers)
+    if repeats < 1:
+        raise BadInput(f"data.repeats={repeats}: must be at least 1, which takes every image once")
     asked_size = image_size or (preprocessing.size if preprocessing else 0)
     source = open_source(name, dir, asked_size)
     if test_split is None:
@@ -160,6 +166,7 @@ def resolve(
         pad=_pad(name, augment, pad, usual, image_shape),
         normalize=normalize,
         test_split=test_split,
+        repeats=repeats,
         source=source,
         parts=parts,
         resized=resized or bool(preprocessing and preprocessing.size),

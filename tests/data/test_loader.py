@@ -53,6 +53,31 @@ def test_order_with_batches_of_several_epochs():
     assert all(sorted(epoch) == [0, 1, 2] for epoch in stream)
 
 
+@pytest.mark.parametrize(("size", "batch_size", "repeats"), [(12, 6, 3), (10, 4, 2), (7, 5, 3)])
+def test_repeats_are_those_of_ranks_that_deal_them_out_in_turn(size, batch_size, repeats):
+    """As DeiT's sampler: permute, repeat, and each rank takes every w-th; here with a rank for every copy."""
+    epochs = np.concatenate([Order(size, size, 9)(epoch) for epoch in range(batch_size)])
+    rows = []
+    for epoch in epochs.reshape(batch_size, size):
+        rows += [record for record in epoch for _ in range(repeats)][:size]  # steps an epoch stay as they are
+    order = Order(size, batch_size, 9, repeats)
+    for step in range(size):
+        batch = rows[step * batch_size : (step + 1) * batch_size]
+        ranks = [batch[rank::repeats] for rank in range(repeats)]
+        assert order(step).tolist() == [record for rank in ranks for record in rank]
+        if size == 12:
+            assert all(len(set(rank)) == batch_size // repeats for rank in ranks)
+
+
+def test_repeats_are_different_views(settings):
+    data = open_dataset(**settings | {"repeats": 4, "pad": 4})
+    [batch] = take(data.train(64, seed=3), 1)
+    [plain] = take(open_dataset(**settings | {"pad": 4}).train(64, seed=3), 1)
+    for copy in batch["label"].reshape(4, 16):
+        np.testing.assert_array_equal(copy, plain["label"][:16])  # the images of which one batch has 64
+    assert len({view.tobytes() for view in batch["image"].reshape(4, 16, -1)[:, 0]}) > 1
+
+
 def test_training_sees_every_image_once_an_epoch(settings):
     data = open_dataset(**settings | {"augment": "none"})
     batches = take(data.train(479, seed=1), 6)  # 3 batches of 479 are one epoch of 1,437
