@@ -15,7 +15,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
-from resjax import paths
+from resjax import checks, paths
 from resjax.checks import ALIASES, check_fields, check_values, nearest_field
 from resjax.config import default, flatten, plain
 from resjax.errors import BAD_INPUT, DONE, KILLED, BadInput, NotSaved
@@ -148,6 +148,22 @@ def load(argv: list[str]) -> ConfigDict:
     return parse(argv, lambda values: None).config
 
 
+def judged(own: ConfigDict, assignments: list[str], command: str) -> ConfigDict:
+    """The config under which a run of `own` is evaluated: as it was trained, on these data.
+
+    Raises:
+      BadInput: for an assignment that would change what the run is.
+    """
+    asked = own.copy_and_resolve_references()
+    override(asked, assignments)
+    if changed := checks.differences(own, asked, checks.FREE | checks.EVALUATION):
+        raise BadInput(
+            f"{command} evaluates the run as it was trained: {'; '.join(changed)}. Leave that out; only the data "
+            "set, its folder and its splits may differ"
+        )
+    return asked
+
+
 def override(config: ConfigDict, assignments: list[str]) -> None:
     """Sets fields, given as FIELD=VALUE, in place; if a field is given twice, the last value counts.
 
@@ -218,7 +234,7 @@ TYPES: dict[type, tuple[Callable[[str], Any], str]] = {
 
 
 # Flags of every command that are paths, or a folder's name; commas separate those of a list.
-PATHS = ("workdir", "out", "config", "sweep", "data_dir", "benchmark", "add", "profile")
+PATHS = ("workdir", "out", "confusion", "config", "sweep", "data_dir", "benchmark", "add", "profile")
 # What absl takes although no command has it: flags from a file, and flags that it is to ignore.
 ABSL = ("flagfile", "undefok")
 LONGEST_FLAG = 100  # characters of a flag's name

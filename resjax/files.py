@@ -32,6 +32,19 @@ def read_json(path: Path) -> Any:
         raise BadInput(f"{path} is damaged ({error}): restore it, or choose another --workdir") from error
 
 
+def new(field: str, text: str) -> Path:
+    """The file that results will go to; raises BadInput, naming the field, if it is there already or cannot be."""
+    path = Path(text)
+    if path.exists():
+        raise BadInput(f"{field}={text} is there already: remove it, or give another file")
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise BadInput(f"{field}={text}: there is no such folder; make it first")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise BadInput(f"{field}={text}: no permission to write there; give another file")
+    return path
+
+
 def replace(path: Path, content: str | bytes) -> None:
     """Replaces a file's content, whole or not at all, even if the power fails.
 

@@ -19,6 +19,8 @@ COMMANDS = {
     "main": "--config=FILE --config.FIELD=VALUE --workdir= --mode=train|eval --step= --devices=N "
     "--coordinator= --num_processes=N --process_id=N --initialization_timeout=N",
     "describe": "--config=FILE --config.FIELD=VALUE --json --compare=A,B,...",
+    "evaluate": "--config=FILE --config.FIELD=VALUE --workdir= --views=centre|ten|scales --scales=A,B,... --split= "
+    "--weights=last|best --out= --confusion= --devices=N",
     "benchmark.__main__": "--config=FILE --config.FIELD=VALUE --steps=N --out= --cold --[no]pytorch --[no]flax "
     "--suite= --limit=X --tiny --point= --profile=",
     "sweep.__main__": "--sweep= --workdir= --jobs=N --together=N --launcher=local|slurm --sbatch= --dry_run",

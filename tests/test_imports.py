@@ -22,7 +22,7 @@ FLOORS = (
     ("resjax.experiment",),
     ("resjax.cli",),
     ("resjax.analysis",),
-    ("resjax.main", "resjax.benchmark", "resjax.describe", "resjax.plan"),
+    ("resjax.main", "resjax.benchmark", "resjax.describe", "resjax.evaluate", "resjax.plan"),
     ("resjax.sweep",),
     ("resjax.drill",),
     ("resjax.papers",),
