@@ -14,7 +14,7 @@ import pytest
 
 from resjax.analysis import __main__ as analysis
 from resjax.analysis import curves
-from resjax.data import prepare
+from resjax.data.prepare import cifar as published
 
 DIGITS = "--config=configs/digits.py"
 NORMALIZED = "--config.data.normalize=channel"
@@ -360,13 +360,13 @@ def tiny_cifar(tmp_path_factory):
     names = [f"class{i}" for i in range(10)]
     (folder / "batches.meta.txt").write_text("\n".join(names))
     for file in [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]:
-        records = rng.integers(0, 256, (16, 1 + prepare.PIXELS), np.uint8)
+        records = rng.integers(0, 256, (16, 1 + published.PIXELS), np.uint8)
         records[:, 0] = np.arange(16) % 10
         (folder / file).write_bytes(records.tobytes())
     with pytest.MonkeyPatch.context() as patch:
-        small = dataclasses.replace(prepare.PUBLISHED["cifar10"], records={"train": 16, "test": 16})
-        patch.setitem(prepare.PUBLISHED, "cifar10", small)
-        prepare.prepare("cifar10", folder, data)
+        small = dataclasses.replace(published.PUBLISHED["cifar10"], records={"train": 16, "test": 16})
+        patch.setitem(published.PUBLISHED, "cifar10", small)
+        published.prepare("cifar10", folder, data)
     return data
 
 

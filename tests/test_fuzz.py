@@ -25,8 +25,9 @@ from resjax import checks, cli, describe, experiment, files, main
 from resjax.analysis import __main__ as analysis
 from resjax.benchmark import __main__ as benchmark
 from resjax.config import default, durations, flatten, plain, restored
-from resjax.data import prepare
 from resjax.data.augment import AUGMENTATIONS, NORMALIZATIONS
+from resjax.data.prepare import __main__ as prepare
+from resjax.data.prepare import cifar
 from resjax.data.preprocess import Preprocessing
 from resjax.data.resolve import resolve
 from resjax.data.splits import parse_slice
@@ -446,7 +447,7 @@ def test_pickles(request):
 
     def check(data):
         try:
-            found = prepare.load_arrays("batch", data)
+            found = cifar.load_arrays("batch", data)
         except BadInput:
             pass
         else:
