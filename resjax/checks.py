@@ -231,6 +231,11 @@ def resolved(config: ConfigDict, facts: Resolved) -> ConfigDict:
       BadInput: naming the field of the model that does not fit the set.
     """
     check_size(config, facts.image_shape, facts.num_classes)
+    if facts.source.listing and facts.train_size < config.batch_size:
+        raise BadInput(
+            f"batch_size={config.batch_size}, but only {facts.train_size} photos to train on: add some, or "
+            f"give --config.batch_size={2 ** (facts.train_size.bit_length() - 1)} or less"
+        )
     config = sized(config, facts.image_shape, facts.num_classes)
     for field in ("augment", "pad", "normalize", "image_size", "test_split"):
         config.data[field] = getattr(facts, field)
@@ -319,6 +324,7 @@ EVALUATION = {
     "batch_size",
     "data.name",
     "data.dir",
+    "data.skip_damaged",
     "data.train_split",
     "data.validation_split",
     "data.test_split",

@@ -43,7 +43,9 @@ def default(model: Spec | None = None) -> ConfigDict:
 
     c.data = ConfigDict()  # the arguments of resjax.data.loader.open_dataset
     c.data.name = "digits"
-    c.data.dir = ""  # where prepared sets are; empty: $TFDS_DATA_DIR or ~/tensorflow_datasets
+    c.data.dir = (
+        ""  # of `folder`: the photos; else where prepared sets are, $TFDS_DATA_DIR or ~/tensorflow_datasets
+    )
     c.data.train_split = "train"
     c.data.validation_split = ""  # such as train[45000:]; the only split by which anything may be selected
     c.data.test_split = placeholder(str)  # None: the one that is usual for the set
@@ -54,6 +56,8 @@ def default(model: Spec | None = None) -> ConfigDict:
     c.data.image_size = 0  # 0: the set's own
     c.data.repeats = 1  # views of an image in succession; an epoch keeps its length and has fewer images
     c.data.workers = 0  # processes that prepare batches, always the same ones; 0: threads
+    c.data.skip_damaged = False  # of `folder`: go on without the damaged files
+    c.data.split_seed = 0  # of `folder`: which fifth of each class is tested on, where no split is
     c.data.placement = "auto"  # host | device: the whole set in its memory, batches made there | auto: if it fits
 
     c.optimizer = ConfigDict()

@@ -17,6 +17,8 @@ from ml_collections import ConfigDict
 from resjax import files
 from resjax.checks import check_memory, resolved, validate
 from resjax.config import Durations, durations, network, plain, restored
+from resjax.data import folders
+from resjax.data.listing import Listing
 from resjax.data.loader import Dataset, open_dataset
 from resjax.data.preprocess import Preprocessing
 from resjax.data.resident import Resident
@@ -45,11 +47,11 @@ class Shared:
     programs: dict[tuple[str, Dataset, tuple[jax.Device, ...]], Program] = dataclasses.field(default_factory=dict)
     opening: threading.Lock = dataclasses.field(default_factory=threading.Lock)
 
-    def dataset(self, config: ConfigDict, found: Preprocessing | None) -> Dataset:
-        """The data set of `config`, opened once for every preprocessing."""
-        key = json.dumps([config.data.to_dict(), found and found.json()])
+    def dataset(self, config: ConfigDict, found: Preprocessing | None, listed: Listing | None) -> Dataset:
+        """The data set of `config`, opened once for every preprocessing and list of photos."""
+        key = json.dumps([config.data.to_dict(), found and found.json(), listed and listed.digest])
         if key not in self.datasets:
-            self.datasets[key] = open_dataset(**config.data, preprocessing=found)
+            self.datasets[key] = open_dataset(**config.data, preprocessing=found, listing=listed)
         return self.datasets[key]
 
     def resident(self, config: ConfigDict, dataset: Dataset, mesh: Mesh) -> dict[str, Resident] | None:
@@ -77,13 +79,15 @@ def open(
     workdir: Path | None = None,
     devices: Sequence[jax.Device] | None = None,
     shared: Shared | None = None,
+    other_photos: bool = False,
 ) -> Experiment:
     """Assembles a run; compiles nothing yet. Fields that `config` leaves to the data set are filled in.
 
     Args:
-      workdir: an existing run's folder; its preprocessing is used instead of being computed again.
+      workdir: an existing run's folder; its preprocessing and its list of photos are used, not made again.
       devices: those that the run may use; all by default.
       shared: what other runs of this process have opened, and what is added to it.
+      other_photos: whether the folder of photos may be another than the run's own, which is then listed anew.
 
     Raises:
       BadInput: naming the first field that cannot work.
@@ -91,7 +95,9 @@ def open(
     devices, shared = devices or jax.devices(), shared or Shared()
     validate(config, len(devices))
     with shared.opening:
-        dataset = shared.dataset(config, preprocessing(workdir) if workdir else None)
+        found = preprocessing(workdir) if workdir else None
+        listed = listing(workdir, config, other_photos) if workdir else None
+        dataset = shared.dataset(config, found, listed)
         config = resolved(config, dataset)
         check_memory(config, dataset.image_shape, jax.process_count())
         spec, length = network(config), durations(config, dataset.train_size)
@@ -139,7 +145,9 @@ def load(
     path = workdir / "config.json"
     if not path.is_file():
         raise BadInput(f"workdir={workdir} holds no run; train one there first")
-    run = open(config or restored(files.read_json(path), path), workdir)
+    own = restored(files.read_json(path), path)
+    elsewhere = config is not None and (config.data.name, config.data.dir) != (own.data.name, own.data.dir)
+    run = open(config or own, workdir, other_photos=elsewhere)
     with closing(Checkpoints(workdir, job=job)) as checkpoints:
         state, _ = checkpoints.restore(run.program.abstract, checkpoints.find(step))
     return run, state
@@ -154,4 +162,24 @@ def preprocessing(workdir: Path) -> Preprocessing | None:
             except BadInput:
                 continue  # restoring it will say what is wrong
             return Preprocessing.from_json(meta["preprocessing"]) if "preprocessing" in meta else None
+    return None
+
+
+def listing(workdir: Path, config: ConfigDict, other_photos: bool) -> Listing | None:
+    """The list of photos of the run in `workdir`; None if they are to be listed anew.
+
+    Args:
+      other_photos: as in `open`.
+
+    Raises:
+      BadInput: if the list is damaged, or lost although the run has begun.
+    """
+    if config.data.name != folders.NAME:
+        return None
+    path = workdir / folders.LIST
+    if path.is_file():
+        listed = Listing.from_json(files.read_json(path), path)
+        return None if other_photos and folders.changes(config.data.dir, listed) else listed
+    if not other_photos and preprocessing(workdir):
+        raise BadInput(f"{path} is gone, the list of the photos that this run trains on: restore it from a copy")
     return None

@@ -40,6 +40,7 @@ from ml_collections import ConfigDict
 import resjax
 from resjax import checks, cli, experiment, files
 from resjax.config import flatten, network, plain, restored
+from resjax.data import folders
 from resjax.errors import DONE, INTERRUPTED, NON_FINITE, BadInput
 from resjax.evaluation.evaluate import evaluate
 from resjax.models import counts
@@ -128,6 +129,7 @@ def train_run(
             draw(run, workdir)
         return report(workdir, finished)
     check_placement(run, job)
+    check_listing(run, job)
     try:
         with ExitStack() as held:
             if job.index == 0:
@@ -136,6 +138,8 @@ def train_run(
                     held.enter_context(lock.hold(workdir))
                     files.remove_temporary(workdir)
                     files.write_json(workdir / "config.json", plain(run.config))
+                    if (listing := run.dataset.source.listing) and not (workdir / folders.LIST).exists():
+                        files.write_json(workdir / folders.LIST, listing.json())
                 except OSError as error:
                     raise BadInput(
                         f"workdir={workdir} is not writable: {error}; choose another --workdir"
@@ -191,6 +195,15 @@ def check_placement(run: Experiment, job: Peers | Alone) -> None:
         raise BadInput("data.placement=auto: the set fits on the devices of some processes alone: use host")
 
 
+def check_listing(run: Experiment, job: Peers | Alone) -> None:
+    """Raises BadInput unless all processes see the same photos, whose folder may be another on each machine."""
+    listing = run.dataset.source.listing
+    if len(set(job.gather("listing", listing and listing.digest))) > 1:
+        raise BadInput(
+            f"data.dir={run.config.data.dir}: processes see different photos there: give each the same ones"
+        )
+
+
 def check_shared(workdir: Path) -> None:
     """Raises BadInput unless this process sees what the first one wrote, which a network may delay a little."""
     for _ in range(20):
@@ -240,8 +253,14 @@ def evaluate_run(
             say(f"the run's own value is taken: {line}")
     run, state = experiment.load(workdir, which, asked, job)
     check_placement(run, job)
-    step = int(state.step)
-    say(f"evaluating step {step} of {workdir} on {run.config.data.name}, preprocessed as in training")
+    check_listing(run, job)
+    step, data = int(state.step), run.config.data
+    where = f" {data.dir}" if run.dataset.source.listing else ""
+    say(f"evaluating step {step} of {workdir} on {data.name}{where}, preprocessed as in training")
+    if experiment.listing(workdir, own, other_photos=False) not in (None, run.dataset.source.listing):
+        say(f"note      data.dir={data.dir} holds other photos than the run's own: they are listed anew")
+    for note in run.dataset.source.notes:
+        say(f"note      {note}")
     result: dict[str, Any] = {"step": step}
     for evaluation in run.evaluations:
         means = evaluate(run.program.eval_step, state.params, state.batch_stats, evaluation.batches())
@@ -256,6 +275,8 @@ def announce(run: Experiment, workdir: Path) -> None:
     scan = ", scanned" if spec.scan else ""
     where = {"host": "", "whole": ", whole on every device", "split": ", split over the devices"}
     where["whole"] *= device.platform != "cpu" or jax.device_count() > 1  # a CPU's memory is the host's
+    placed = where[placement.name(run.program.data)]
+    photos = f" {config.data.dir}" if dataset.source.listing else ""
     calls = f", up to {run.program.stride} a call" if run.program.stride > 1 else ""
     repeats = f" repeats={dataset.repeats}" if dataset.repeats > 1 else ""
     processes = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
@@ -265,14 +286,19 @@ def announce(run: Experiment, workdir: Path) -> None:
         f"mesh data={mesh['data']} fsdp={mesh['fsdp']}\n"
         f"network   {config.name}: depth {spec.depth}, {cost.params:,} parameters, "
         f"{cost.macs / 1e6:,.1f} M multiply-adds per image, {spec.dtype}{scan}\n"
-        f"data      {config.data.name}: {dataset.train_size:,} training, {dataset.validation_size:,} validation, "
-        f"{dataset.test_size:,} test images of {' x '.join(map(str, dataset.image_shape))} "
-        f"in {dataset.num_classes} classes{where[placement.name(run.program.data)]}\n"
+        f"data      {config.data.name}{photos}: {dataset.train_size:,} training, "
+        f"{dataset.validation_size:,} validation, {dataset.test_size:,} test images of "
+        f"{' x '.join(map(str, dataset.image_shape))} in {dataset.num_classes} classes{placed}\n"
         f"          augment={dataset.augment} pad={dataset.pad} normalize={dataset.normalize}{repeats}\n"
         f"training  {durations.total:,} steps of {config.batch_size} images, "
         f"{durations.total / durations.per_epoch:.1f} epochs{calls}\n"
         f"logs      {workdir}  (metrics.jsonl, tensorboard/, checkpoints/)"
     )
+    for note in dataset.source.notes:
+        say(f"note      {note}")
+    unused = dataset.source.sizes.keys() - {part.base for part in dataset.parts.values()}
+    for name in sorted(unused) if photos else ():
+        say(f"note      {name} is not used: --config.data.validation_split={name} evaluates it, too")
     young = math.ceil(math.log(0.01, spec.bn_momentum)) if spec.bn_momentum else 0
     if spec.norm == "batch" and not config.init_from and min(durations.eval_every, durations.total) < young:
         say(

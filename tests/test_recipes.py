@@ -69,6 +69,8 @@ COMMON = {
     "data.repeats": 1,
     "data.workers": 0,
     "data.placement": "auto",
+    "data.skip_damaged": False,
+    "data.split_seed": 0,
     "steps_per_call": 0,
     "optimizer.name": "sgd",
     "optimizer.learning_rate": 0.1,

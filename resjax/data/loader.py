@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from resjax.data import augment, sources, statistics, worker
+from resjax.data.listing import Listing
 from resjax.data.order import Order, Share, generator
 from resjax.data.preprocess import Preprocessing
 from resjax.data.resolve import Resolved, resolve
@@ -234,17 +235,20 @@ class _EvaluationBatch:
         return {key: np.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1)) for key, x in batch.items()}
 
 
-def open_dataset(*, preprocessing: Preprocessing | None = None, **data: Any) -> Dataset:
+def open_dataset(
+    *, preprocessing: Preprocessing | None = None, listing: Listing | None = None, **data: Any
+) -> Dataset:
     """Opens a data set.
 
     Args:
         preprocessing: what the weights were trained with; None makes it from the training split.
+        listing: of a folder, the files of the run that goes on; None lists what is there.
         data: the fields of `config.data`, which `resolve` explains.
 
     Raises:
         BadInput: for a value that cannot work, or a set that is missing, damaged or does not fit `preprocessing`.
     """
-    resolved = resolve(preprocessing=preprocessing, **data)
+    resolved = resolve(preprocessing=preprocessing, listing=listing, **data)
     read = resolved.source.load if resolved.in_memory else resolved.source.open
     records = {split: read(part) for split, part in resolved.parts.items()}
     return Dataset(

@@ -177,9 +177,8 @@ def _classes(node: Any) -> Iterator[str]:
 def _find_prepared(name: str, root: Path) -> Path:
     """The folder of the newest version of a prepared set, or of the version that `name` asks for."""
     if name and not NAME.fullmatch(name):
-        raise BadInput(
-            f"data.name={paths.short(name)} is not the name of a set: give a name, and its folder in data.dir"
-        )
+        how = _as_folder(name) or "give a name, and its folder in data.dir"
+        raise BadInput(f"data.name={paths.short(name)} is not the name of a set: {how}")
     path, _, version = name.partition(":")
     versions = [p for p in (root / path).glob("*.*.*") if (p / "dataset_info.json").is_file()]
     if version:
@@ -197,11 +196,22 @@ def _missing(name: str, path: str, root: Path) -> str:
     here = {p.parent.parent.name for p in root.glob("*/*/dataset_info.json")}
     known = {"digits", "synthetic", *here, *tfds.list_builders(with_community_datasets=False)}
     if path.split("/")[0] in known:
-        return f"data.name={name!r} is not prepared below data.dir={str(root)!r}: {_how_to_prepare(path, root)}"
+        photos = "; or, for the photos there, --config.data.name=folder" if (root / "train").is_dir() else ""
+        how = _how_to_prepare(path, root) + photos
+        return f"data.name={name!r} is not prepared below data.dir={str(root)!r}: {how}"
+    if how := _as_folder(name):
+        return f"data.name={name!r} is not a data set: {how}"
     # TFDS knows thousands of sets; the ones that the recipes name are likelier to be meant.
-    usual = ["digits", "synthetic", "imagenet2012", *PREPARED_HERE, *here]
+    usual = ["digits", "synthetic", "folder", "imagenet2012", *PREPARED_HERE, *here]
     close = difflib.get_close_matches(name, usual, 1, 0.6) or difflib.get_close_matches(name, known, 1, 0)
     return f"data.name={name!r} is not a data set: did you mean {close[0]!r}?"
+
+
+def _as_folder(name: str) -> str:
+    """What to do with a name that is a folder's; empty for any other."""
+    if not os.path.isdir(os.path.expanduser(name)):
+        return ""
+    return f"for a folder of photos give --config=configs/photos.py --config.data.dir={name}"
 
 
 def _how_to_prepare(name: str, root: Path) -> str:

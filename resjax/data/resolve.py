@@ -3,8 +3,9 @@
 import os
 from dataclasses import dataclass, field
 
-from resjax.data import prepared, sources
+from resjax.data import folders, prepared, sources
 from resjax.data.augment import AUGMENTATIONS, NORMALIZATIONS
+from resjax.data.listing import Listing
 from resjax.data.preprocess import Preprocessing
 from resjax.data.splits import Slice, parse_slice
 from resjax.errors import BadInput, unknown
@@ -112,15 +113,19 @@ def resolve(
     workers: int,
     repeats: int = 1,
     placement: str = "auto",
+    skip_damaged: bool = False,
+    split_seed: int = 0,
     preprocessing: Preprocessing | None = None,
+    listing: Listing | None = None,
 ) -> Resolved:
     """Looks a data set up and fills in what it knows; reads no images.
 
     None for `augment`, `pad` and `normalize` means what is usual for the set: see the tables above.
 
     Args:
-        name: 'digits', 'synthetic', or a prepared TFDS set such as 'cifar10' (see `sources`).
-        dir: where TFDS keeps its sets; '' is $TFDS_DATA_DIR or ~/tensorflow_datasets.
+        name: 'digits', 'synthetic', 'folder', or a prepared TFDS set such as 'cifar10'.
+        dir: the folder of photos (see `folders`); else where TFDS keeps its sets, '' is $TFDS_DATA_DIR or
+            ~/tensorflow_datasets.
         train_split, validation_split, test_split: such as 'train[:45000]' (see `splits`); '' for no validation;
             None for the split that the set is usually tested on.
         augment: of training images: 'none'; 'crop' pads with zeros after normalisation and crops at random;
@@ -134,7 +139,9 @@ def resolve(
         workers: processes that read and decode; 0 uses threads, the fastest for sets that fit in memory.
         repeats: repeated augmentation: views of an image that come in succession, see `order`.
         placement: one of PLACEMENTS; 'device' is refused here for a set that the device cannot be given.
+        skip_damaged, split_seed: of a folder, see `folders.source`.
         preprocessing: what the weights were trained with, if there are any.
+        listing: of a folder, the files of the run that goes on.
 
     Raises:
         BadInput: for a value that cannot work, or a set that is missing or does not fit `preprocessing`.
@@ -143,9 +150,13 @@ def resolve(
     if repeats < 1:
         raise BadInput(f"data.repeats={repeats}: must be at least 1, which takes every image once")
     asked_size = image_size or (preprocessing.size if preprocessing else 0)
-    source = open_source(name, dir, asked_size)
+    if name == folders.NAME:
+        source = folders.source(dir, split_seed, skip_damaged, listing)
+    else:
+        source = open_source(name, dir, asked_size)
     if test_split is None:
-        test_split = TESTED_ON.get(name.partition(":")[0], "test" if "test" in source.sizes else "validation")
+        usually = next((split for split in folders.TESTED_ON if split in source.sizes), "validation")
+        test_split = TESTED_ON.get(name.partition(":")[0], usually)
     parts = _parse_splits(source, train_split, validation_split, test_split)
     usual = _usual(source)
     if augment is None:

@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+from resjax.data.listing import Listing
 from resjax.data.splits import Slice
 from resjax.errors import BadInput
 
@@ -40,6 +41,8 @@ class Source:
         image_shape: (H, W, C) of every image, or None where they differ in size; those are read as RGB.
         class_names: in label order, or empty if the set has none.
         open: a slice -> its records, not yet decoded.
+        listing: of a folder, its files, to be saved with the run.
+        notes: what a person should know about the set, a line each.
     """
 
     name: str
@@ -48,6 +51,8 @@ class Source:
     num_classes: int
     class_names: tuple[str, ...]
     open: Callable[[Slice], Records]
+    listing: Listing | None = None
+    notes: tuple[str, ...] = ()
 
     def fits_in_memory(self, records: int) -> bool:
         """Whether so many decoded records are small enough to be kept in memory."""
