@@ -99,7 +99,10 @@ def refused(code, out, err, *parts):
         # Data.
         ([DIGITS, "--config.data.name=cifer10"], ["data.name='cifer10'", "did you mean 'cifar10'?"]),
         (["--config=configs/cifar10.py", "--config.data.dir={tmp}"], ["data.prepare cifar10 --source", "{tmp}"]),
-        (["--config=configs/imagenet.py", "--config.data.dir={tmp}"], ["tfds build imagenet2012", "{tmp}"]),
+        (
+            ["--config=configs/imagenet.py", "--config.data.dir={tmp}"],
+            ["data.prepare imagenet2012 --source", "{tmp}"],
+        ),
         ([DIGITS, "--config.data.validation_split=train[:10]"], ["data.validation_split", "overlap"]),
         ([DIGITS, "--config.data.train_split=trian"], ["data.train_split='trian'"]),
         ([DIGITS, "--config.data.augment=flop"], ["data.augment='flop'"]),

@@ -320,7 +320,12 @@ FIRST = {
     "sweep": SWEEPS.map(lambda flag: [flag]),
     "papers": st.sampled_from(["list", *TABLES]).map(lambda name: [name]),
     "analysis": st.sampled_from(sorted(analysis.ANALYSES)).map(lambda name: [name]),
-    "prepare": st.builds(lambda s, d: ["cifar10", f"--source={s}", f"--data_dir={d}"], HOSTILE, HOSTILE),
+    "prepare": st.builds(
+        lambda kind, s, d: [kind, f"--source={s}", f"--data_dir={d}"],
+        st.sampled_from([*prepare.TAKES]),
+        HOSTILE,
+        HOSTILE,
+    ),
 }
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 # What a camera's EXIF says of how it was held: the orientation -> that of the pixels as they are stored.
 ORIENTATION = 0x0112
-_TURN = {
+TURN = {
     2: lambda x: x[:, ::-1],
     3: lambda x: x[::-1, ::-1],
     4: lambda x: x[::-1],
@@ -39,12 +39,12 @@ def decode(encoded: bytes) -> np.ndarray:
             pass  # CMYK, or damaged: Pillow decides which
     with Image.open(io.BytesIO(encoded)) as image:
         image.load()  # before its EXIF is read: Pillow itself turns TIFF, and says so there
-        return turned(_rgb(image), _orientation(image))
+        return turned(_rgb(image), orientation(image))
 
 
 def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """Pixels [H, W, C] of a camera that was held as EXIF's `orientation` says -> upright [H', W', C]."""
-    return np.ascontiguousarray(_TURN[orientation](pixels)) if orientation in _TURN else pixels
+    return np.ascontiguousarray(TURN[orientation](pixels)) if orientation in TURN else pixels
 
 
 def jpeg_orientation(encoded: bytes) -> int:
@@ -64,7 +64,8 @@ def jpeg_orientation(encoded: bytes) -> int:
     return 1
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation(image: Image.Image) -> int:
+    """What the EXIF of an open image says; 1 if there is none, or none that can be read."""
     try:
         return image.getexif().get(ORIENTATION, 1)
     except Exception:  # damaged EXIF, for which Pillow raises whatever it pleases

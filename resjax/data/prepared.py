@@ -4,6 +4,7 @@ import difflib
 import json
 import os
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,8 @@ from resjax.data.sources import Source, decode_image
 from resjax.data.splits import Slice
 from resjax.errors import BadInput
 
-PREPARED_HERE = ("cifar10", "cifar100")
+PREPARED_HERE = ("cifar10", "cifar100", "imagenet2012")
+SHRUNK = re.compile(r"side(\d+)_q(\d+)")  # the config of a set that was prepared with images encoded anew
 
 # NAME[/CONFIG][:VERSION] of a TFDS set; both names are folders'.
 NAME = re.compile(r"\w[\w.+-]{0,99}(/\w[\w.+-]{0,99})?(:[\w.]{1,20})?", re.ASCII)
@@ -137,10 +139,8 @@ def prepared(name: str, data_dir: str) -> Source:
             f"data.name={name!r}: {folder} cannot be read ({_one_line(error)}): prepare the set again"
         ) from error
     if file_format != "array_record":
-        raise BadInput(
-            f"data.name={name!r}: {folder} is stored as {file_format}, not array_record: "
-            f"{_how_to_prepare(name, root)}"
-        )
+        how = _how_to_rewrite(folder, root) if file_format == "tfrecord" else _how_to_prepare(name, root)
+        raise BadInput(f"data.name={name!r}: {folder} is stored as {file_format}, not array_record: {how}")
     if not (
         isinstance(features, tfds.features.FeaturesDict)
         and isinstance(dict(features.items()).get("image"), tfds.features.Image)
@@ -202,7 +202,7 @@ def _missing(name: str, path: str, root: Path) -> str:
     if how := _as_folder(name):
         return f"data.name={name!r} is not a data set: {how}"
     # TFDS knows thousands of sets; the ones that the recipes name are likelier to be meant.
-    usual = ["digits", "synthetic", "folder", "imagenet2012", *PREPARED_HERE, *here]
+    usual = ["digits", "synthetic", "folder", *PREPARED_HERE, *here]
     close = difflib.get_close_matches(name, usual, 1, 0.6) or difflib.get_close_matches(name, known, 1, 0)
     return f"data.name={name!r} is not a data set: did you mean {close[0]!r}?"
 
@@ -216,6 +216,15 @@ def _as_folder(name: str) -> str:
 
 def _how_to_prepare(name: str, root: Path) -> str:
     path = name.partition(":")[0]
-    if path in PREPARED_HERE:
-        return f"run python -m resjax.data.prepare {path} --source DIR_OR_TAR --data_dir {root}"
+    stock, _, config = path.partition("/")
+    shrunk = SHRUNK.fullmatch(config)
+    if stock in PREPARED_HERE and (shrunk or not config):
+        anew = f" --max_side={shrunk[1]} --quality={shrunk[2]}" if shrunk else ""
+        return f"run python -m resjax.data.prepare {stock} --source DIR_OR_TAR --data_dir {root}{anew}"
     return f"with TensorFlow installed, run tfds build {path} --file_format=array_record --data_dir={root}"
+
+
+def _how_to_rewrite(folder: Path, root: Path) -> str:
+    other = f"{root}-array_record"
+    command = ["python", "-m", "resjax.data.prepare", "tfrecord", "--source", str(folder), "--data_dir", other]
+    return f"run {shlex.join(command)} and give data.dir={other}"

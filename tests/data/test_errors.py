@@ -100,7 +100,9 @@ def test_settings_that_cannot_work(settings, changes, parts):
     [
         ("cifar10", "python -m resjax.data.prepare cifar10 --source DIR_OR_TAR --data_dir {dir}"),
         ("cifar100", "python -m resjax.data.prepare cifar100 --source DIR_OR_TAR --data_dir {dir}"),
-        ("imagenet2012", "tfds build imagenet2012 --file_format=array_record --data_dir={dir}"),
+        ("imagenet2012", "python -m resjax.data.prepare imagenet2012 --source DIR_OR_TAR --data_dir {dir}"),
+        ("imagenet2012/side500_q90", "--data_dir {dir} --max_side=500 --quality=90"),
+        ("imagenet_v2/matched-frequency", "tfds build imagenet_v2/matched-frequency --file_format=array_record"),
     ],
 )
 def test_not_prepared(settings, tmp_path, name, command):
@@ -124,7 +126,10 @@ def rewrite(path, change):
 
 def test_prepared_in_another_format(photo_settings, tmp_path):
     rewrite(tmp_path / "photos/1.0.0/dataset_info.json", lambda info: info.update(fileFormat="tfrecord"))
-    with refused("data.name='photos'", "tfrecord", "array_record"):
+    command = (
+        "prepare tfrecord --source {0}/photos/1.0.0 --data_dir {0}-array_record and give data.dir={0}-array_record"
+    )
+    with refused("data.name='photos'", "is stored as tfrecord", command.format(tmp_path)):
         open_dataset(**photo_settings)
 
 

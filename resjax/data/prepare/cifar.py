@@ -6,10 +6,8 @@ layout of the stock TFDS set in ArrayRecord format, so both read alike.
 """
 
 import contextlib
-import gzip
 import io
 import sys
-import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from resjax.data.prepare import pickled
+from resjax.data.prepare import archive, pickled
 from resjax.errors import BadInput
 
 VERSION = "3.0.2"
@@ -27,8 +25,6 @@ PIXELS = 3 * 32 * 32  # bytes of one published image: channels first, then rows,
 # More than any published file needs, so that no source makes us read without end.
 LARGEST_RECORD = 2 * PIXELS + 256  # bytes: an image as Python 3 may write it (in UTF-8), its labels and its name
 LARGEST_TEXT = 2**16  # bytes of class names
-LARGEST_ARCHIVE = 2**29  # bytes once unpacked; the published ones have 190 million
-MOST_MEMBERS = 100  # of an archive; the published ones have at most 9
 
 
 @dataclass(frozen=True)
@@ -198,7 +194,7 @@ def _open_source(published: Published, source: Path) -> tuple[Layout, Callable[[
                     return layout, lambda file, folder=folder, own=own: _read_file(folder / file, own[file])
     elif source.is_file():
         try:
-            files = _read_archive(
+            files = archive.members(
                 source, {f"{folder}/{file}": size for folder, own in limits.items() for file, size in own.items()}
             )
         except Exception as error:  # a damaged archive can raise nearly anything
@@ -222,46 +218,6 @@ def _limits(published: Published, layout: Layout) -> dict[str, int]:
         file: published.records[split] * LARGEST_RECORD for split in layout.files for file in layout.files[split]
     }
     return limits | dict.fromkeys([layout.meta] if layout.meta else layout.names.values(), LARGEST_TEXT)
-
-
-def _read_archive(path: Path, limits: dict[str, int]) -> dict[str, bytes]:
-    """The regular members of a .tar or .tar.gz that `limits` names, by name.
-
-    They are read into memory in one pass and never extracted, so no path or link in an archive is followed.
-
-    Raises:
-        Exception: of many kinds, for an archive that is damaged, too large, or has too many members.
-    """
-    files = {}
-    with path.open("rb") as file:
-        packed = file.read(2) == b"\x1f\x8b"
-        file.seek(0)
-        stream = _Bounded(gzip.GzipFile(fileobj=file) if packed else file)
-        with tarfile.open(fileobj=stream, mode="r|") as archive:  # type: ignore[call-overload]
-            for count, member in enumerate(archive):
-                if count == MOST_MEMBERS:
-                    raise ValueError(f"it has more than {MOST_MEMBERS} members")
-                if member.name not in limits or not member.isreg():
-                    continue
-                if member.size > limits[member.name]:
-                    raise ValueError(f"its {member.name} has {member.size} bytes, too many")
-                content = archive.extractfile(member)
-                files[member.name] = content.read() if content else b""
-    return files
-
-
-class _Bounded:
-    """A file that ends in an error after `LARGEST_ARCHIVE` bytes, however little of the disk they take."""
-
-    def __init__(self, file: Any) -> None:
-        self._file, self._left = file, LARGEST_ARCHIVE
-
-    def read(self, size: int) -> bytes:
-        data = self._file.read(size)
-        self._left -= len(data)
-        if self._left < 0:
-            raise ValueError(f"it unpacks to more than {LARGEST_ARCHIVE} bytes")
-        return data
 
 
 def _read_file(path: Path, limit: int) -> bytes:
