@@ -20,8 +20,9 @@ from pathlib import Path
 from absl import flags
 
 from resjax import cli
-from resjax.errors import BadInput, unknown
+from resjax.errors import INTERRUPTED, BadInput, unknown
 from resjax.papers import TABLES, Table, status
+from resjax.papers.judge import judge, views
 from resjax.papers.recipe import CONFIGS, sweep
 from resjax.papers.report import Report
 from resjax.sweep.conduct import conduct, define, say
@@ -67,14 +68,18 @@ def main(argv: list[str]) -> int:
 
     default = Path("runs") / (name if data == table.data[0] else f"{name}-{data}")
     workdir = Path(values.workdir or default)
-    whole, taken = sweep(table, data, seeds, values.data_dir, values.budget)
+    each = {row: max(seeds, table.ensemble.members.count(row) if table.ensemble else 0) for row in rows}
+    whole, taken = sweep(table, data, max(each.values()), values.data_dir, values.budget)
     runs = plan(whole, workdir)
-    wanted = {taken[row] for row in values.rows or (values.seeds is None and table.quick) or rows}
-    chosen = [run for run in runs if run.variant in wanted]
+    wanted = values.rows or (values.seeds is None and table.quick) or rows
+    chosen = [run for run in runs if any(run.variant == taken[row] and run.seed < each[row] for row in wanted)]
     command = shlex.join(["python", "-m", "resjax.papers", name, *argv])
     report = Report(table, data, values.budget, taken, command)
     code = conduct(runs, chosen, workdir, values, report.write, table.jobs)
     if not values.dry_run:
+        if values.launcher == "local" and code != INTERRUPTED and (views(table, data) or table.ensemble):
+            code = max(code, judge(table, data, runs, taken, workdir))
+            print(report.write(runs, workdir), end="")
         draw(table, runs, taken, workdir, values.budget)
     return code
 

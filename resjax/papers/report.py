@@ -2,9 +2,11 @@
 
 import dataclasses
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from resjax.papers import judge
 from resjax.papers.table import Row, Table
 from resjax.papers.v2 import FAIL_ABOVE
 from resjax.sweep.plan import Run
@@ -28,7 +30,7 @@ class Report:
 
     def write(self, runs: list[Run], workdir: Path) -> str:
         """Writes table.md, table.csv and table.json of the results so far, and returns the first."""
-        results = {result.name: result for result in collect(runs)}
+        results = {result.name: self.judged(result, runs) for result in collect(runs)}
         arguments = {run.variant: run.arguments for run in runs}
         clean = any(result.train_clean_error for result in results.values())
         columns = [
@@ -40,8 +42,12 @@ class Report:
         ]
         lowest, why = self.lowest(results)
         rows, records, long_records = [], [], []
-        for row in self.table.rows:
-            result = results[self.taken[row.name]]
+        pairs = [(row, results[self.taken[row.name]]) for row in self.table.rows]
+        if self.table.ensemble:
+            members = judge.members(self.table, runs, self.taken)
+            pairs.append((self.table.ensemble.row, self.together(members, workdir)))
+            arguments["ensemble"] = tuple(f"--workdir={run.workdir}" for run in members)
+        for row, result in pairs:
             note = self._note(row, result)
             if row.name == lowest:
                 note = "; ".join(filter(None, [why, note]))
@@ -57,7 +63,7 @@ class Report:
                 record
                 | {
                     "network": row.network,
-                    "arguments": arguments[self.taken[row.name]],
+                    "arguments": arguments[result.name],
                     "statistic_paper": row.published.statistic,
                     "seeds": result.seeds,
                     "test_errors": result.test_error,
@@ -68,6 +74,23 @@ class Report:
                 }
             )
         return write_tables(workdir, self.head(), columns, rows, records, long_records)
+
+    def judged(self, result: Result, runs: Sequence[Run]) -> Result:
+        """The result over the table's views, of the runs that were judged so; where it has none, as it is."""
+        if not (views := judge.views(self.table, self.data)):
+            return result
+        own = {run.seed: judge.read(judge.kept(run, views), [run]) for run in runs if run.variant == result.name}
+        summaries = {seed: summary | found for seed, summary in result.summaries.items() if (found := own[seed])}
+        return dataclasses.replace(result, summaries=summaries)
+
+    def together(self, members: Sequence[Run], workdir: Path) -> Result:
+        """The result of the ensemble, if it was judged; its seconds are those of all its members."""
+        summaries = {}
+        if found := judge.read(workdir / judge.ENSEMBLE, members):
+            costs = [summary for run in members if (summary := run.summary())]
+            cost = {"steps": costs[0]["steps"], "seconds": sum(one["seconds"] for one in costs)}
+            summaries[0] = found | cost | {"device": costs[0]["device"]}
+        return Result("ensemble", None, self.data, summaries, failed=0, diverged=0, error="")
 
     def head(self) -> str:
         """What the table shows, on which data, under which budget."""
@@ -84,6 +107,10 @@ class Report:
                 * table.validation
             )
         )
+        if views := judge.views(self.table, self.data):
+            lines.append(f"Views: {views}, as `python -m resjax.evaluate --views={views}` has them.")
+        elif self.table.views:
+            lines.append("Views: the centre of every image, once, where the paper has many.")
         if self.data == "cifar10":
             lines.append(f"fail: the median run ends above {FAIL_ABOVE:.0f} % test error on CIFAR-10 (v2 Table 1).")
         if self.data != own:

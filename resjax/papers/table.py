@@ -78,6 +78,19 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True)
+class Ensemble:
+    """Runs of a table's rows judged as one, the mean of softmax; a line of its own below them.
+
+    Attributes:
+      row: its name, label, number and note; no network is trained for it.
+      members: rows by name; one that is named k times gives its first k seeds.
+    """
+
+    row: Row
+    members: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class Picture:
     """A figure to draw from finished runs: `draw({label: workdirs of its seeds}, path, note)` writes `file`."""
 
@@ -100,6 +113,9 @@ class Table:
       validation: hold out the last tenth of the training split (45k/5k of CIFAR-10), show the errors on it, and say
         which row has the lowest.
       config: the config file for all sets; by default the set's own.
+      views: how `resjax.evaluate` judges the finished runs on the paper's own data, ten or scales; empty, and on
+        other data: their own test errors, of the centre of every image.
+      ensemble: judged besides, with the same views.
       note: what differs between the paper's numbers and ours, for all rows.
       jobs: how many runs at a time by default.
       quick: the rows that run if neither rows nor seeds are asked for; empty: all.
@@ -115,6 +131,8 @@ class Table:
     validation: bool = False
     config: str = ""
     pictures: tuple[Picture, ...] = ()
+    views: str = ""
+    ensemble: Ensemble | None = None
     note: str = ""
     jobs: int = 1
     quick: tuple[str, ...] = ()
