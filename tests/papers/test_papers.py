@@ -6,46 +6,14 @@ import shlex
 
 import pytest
 
-from resjax.config import durations, plain
+from resjax.config import durations
 from resjax.errors import BadInput
 from resjax.papers import TABLES
 from resjax.papers.__main__ import main
 from resjax.papers.recipe import sweep, variant
-from resjax.sweep import local
 from resjax.sweep.plan import plan
-from tests.papers.conftest import SUMMARY
 
 CIFAR_TABLES = [name for name, table in TABLES.items() if table.data == ("cifar10", "digits")]
-
-
-@pytest.fixture
-def finish(data_sets, monkeypatch):
-    """Runs end at once: `errors` maps a row's run to its test error in percent by seed, or to an exit code."""
-    errors = {}
-
-    def execute(runs, jobs, together, progress, workdir, lock, changed):
-        for run in runs:
-            error = errors[run.variant][run.seed]
-            run.workdir.mkdir(parents=True)
-            if isinstance(error, str):
-                run.log.write_text("error: the loss is nan at step 9\n")
-                run.exit.write_text(error)
-                progress.ended(run, int(error))
-            else:
-                (run.workdir / "config.json").write_text(json.dumps(plain(run.config)))
-                summary = SUMMARY | {"test_accuracy": 1 - error / 100}
-                summary |= {"train_clean_accuracy": 0.75} if run.config.eval_train else {}
-                if run.config.data.validation_split:
-                    summary |= {"validation_accuracy": 1 - error / 200}
-                (run.workdir / "summary.json").write_text(json.dumps(summary))
-                record = {"accuracy": 0.5, "loss": 0.7}
-                records = [{"step": s, "split": split, **record} for s in (1, 2) for split in ("train", "test")]
-                (run.workdir / "metrics.jsonl").write_text("\n".join(map(json.dumps, records)))
-                progress.ended(run, 0)
-            changed()
-
-    monkeypatch.setattr(local, "execute", execute)
-    return errors
 
 
 def test_list(capsys):
