@@ -79,7 +79,7 @@ def open(
     workdir: Path | None = None,
     devices: Sequence[jax.Device] | None = None,
     shared: Shared | None = None,
-    other_photos: bool = False,
+    own: ConfigDict | None = None,
 ) -> Experiment:
     """Assembles a run; compiles nothing yet. Fields that `config` leaves to the data set are filled in.
 
@@ -87,7 +87,7 @@ def open(
       workdir: an existing run's folder; its preprocessing and its list of photos are used, not made again.
       devices: those that the run may use; all by default.
       shared: what other runs of this process have opened, and what is added to it.
-      other_photos: whether the folder of photos may be another than the run's own, which is then listed anew.
+      own: the run's config, where `config` is to evaluate it and may name another data set.
 
     Raises:
       BadInput: naming the first field that cannot work.
@@ -96,7 +96,7 @@ def open(
     validate(config, len(devices))
     with shared.opening:
         found = preprocessing(workdir) if workdir else None
-        listed = listing(workdir, config, other_photos) if workdir else None
+        listed = listing(workdir, config, own) if workdir else None
         dataset = shared.dataset(config, found, listed)
         config = resolved(config, dataset)
         check_memory(config, dataset.image_shape, jax.process_count())
@@ -146,8 +146,7 @@ def load(
     if not path.is_file():
         raise BadInput(f"workdir={workdir} holds no run; train one there first")
     own = restored(files.read_json(path), path)
-    elsewhere = config is not None and (config.data.name, config.data.dir) != (own.data.name, own.data.dir)
-    run = open(config or own, workdir, other_photos=elsewhere)
+    run = open(config or own, workdir, own=own)
     with closing(Checkpoints(workdir, job=job)) as checkpoints:
         state, _ = checkpoints.restore(run.program.abstract, checkpoints.find(step))
     return run, state
@@ -165,11 +164,12 @@ def preprocessing(workdir: Path) -> Preprocessing | None:
     return None
 
 
-def listing(workdir: Path, config: ConfigDict, other_photos: bool) -> Listing | None:
+def listing(workdir: Path, config: ConfigDict, own: ConfigDict | None = None) -> Listing | None:
     """The list of photos of the run in `workdir`; None if they are to be listed anew.
 
     Args:
-      other_photos: as in `open`.
+      own: the run's config, where `config` is to evaluate it: its folder may be another then. If that holds what is
+        listed, it is the run's own, moved.
 
     Raises:
       BadInput: if the list is damaged, or lost although the run has begun.
@@ -177,9 +177,10 @@ def listing(workdir: Path, config: ConfigDict, other_photos: bool) -> Listing | 
     if config.data.name != folders.NAME:
         return None
     path = workdir / folders.LIST
+    other = own is not None and (config.data.name, config.data.dir) != (own.data.name, own.data.dir)
     if path.is_file():
         listed = Listing.from_json(files.read_json(path), path)
-        return None if other_photos and folders.changes(config.data.dir, listed) else listed
-    if not other_photos and preprocessing(workdir):
+        return None if other and folders.changes(config.data.dir, listed) else listed
+    if not other and preprocessing(workdir):
         raise BadInput(f"{path} is gone, the list of the photos that this run trains on: restore it from a copy")
     return None

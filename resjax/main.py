@@ -257,7 +257,7 @@ def evaluate_run(
     step, data = int(state.step), run.config.data
     where = f" {data.dir}" if run.dataset.source.listing else ""
     say(f"evaluating step {step} of {workdir} on {data.name}{where}, preprocessed as in training")
-    if experiment.listing(workdir, own, other_photos=False) not in (None, run.dataset.source.listing):
+    if experiment.listing(workdir, own) not in (None, run.dataset.source.listing):
         say(f"note      data.dir={data.dir} holds other photos than the run's own: they are listed anew")
     for note in run.dataset.source.notes:
         say(f"note      {note}")

@@ -38,8 +38,8 @@ def decode(encoded: bytes) -> np.ndarray:
         except ValueError:
             pass  # CMYK, or damaged: Pillow decides which
     with Image.open(io.BytesIO(encoded)) as image:
-        image.load()  # before its EXIF is read: Pillow itself turns TIFF, and says so there
-        return turned(_rgb(image), orientation(image))
+        pixels = _rgb(image)  # before its EXIF is read: Pillow itself turns TIFF, and says so there
+        return turned(pixels, orientation(image))
 
 
 def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:

@@ -4,13 +4,14 @@ import io
 import json
 import os
 import shutil
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from resjax import checks, cli
+from resjax import checks, cli, main
 from resjax.data import folders, listing, photo, scan
 from resjax.data.loader import open_dataset
 from resjax.errors import BadInput
@@ -317,6 +318,10 @@ def test_a_file_is_looked_at_once(photos, cache, monkeypatch):
     lay(photos, "train/cat/bad.jpg", content=encoded())
     opened(photos)
     assert sorted(looked) == ["train/cat/bad.jpg", "train/cat/new.jpg"]
+    looked.clear()
+    os.utime(photos / "train/dog/1.jpg", ns=(0, 1))  # of the same size, but written anew
+    opened(photos)
+    assert looked == ["train/dog/1.jpg"]
     [kept] = cache.rglob("*.json")
     assert not list(photos.rglob("*.json"))
     for damage in ("", "[]", '{"layout": 1, "files": {"train/cat/0.jpg": 3}}', "\x00"):
@@ -506,6 +511,19 @@ def test_nothing_is_written_for_bad_input(train, photos, tmp_path, flags, said):
     assert said in err
     assert len(err.strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_processes_that_see_other_photos_do_not_train(photos):
+    class Two:
+        """A job in which the other process sees other photos."""
+
+        def gather(self, tag, value):
+            return [value, "other"]
+
+    data = open_dataset(**settings(photos))
+    run = types.SimpleNamespace(dataset=data, config=types.SimpleNamespace(data=types.SimpleNamespace(dir="P")))
+    with pytest.raises(BadInput, match=r"data\.dir=P: processes see different photos"):
+        main.check_listing(run, Two())
 
 
 def test_a_folder_is_described(photos, monkeypatch):
