@@ -7,6 +7,10 @@ Prints top-1 and top-5 accuracy with bootstrap intervals, and how every class fa
 probabilities are averaged; they may differ in network and preprocessing, not in their classes. A run's own config
 and preprocessing count; only the data set, its folder and its splits may differ, such as --config.data.dir=DIR.
 Every image counts once, on any number of devices. Nothing is written but what --out and --confusion name.
+
+--bn=exact takes, in place of BN's running statistics, those of so many training batches under the weights as they
+are: the batches that training would see next, augmented as it would see them. The two published definitions are
+explained in resjax/evaluation/exact.py; the released networks of v1 have such averages.
 """
 
 from resjax import allocation, interrupt
@@ -16,109 +20,21 @@ if __name__ == "__main__":
     allocation.keep()
 
 import dataclasses
-import os
-import sys
-import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from functools import partial
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import jax
-import numpy as np
 from absl import flags
-from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
-from resjax import checks, cli, files, machine
-from resjax.config import network, restored
-from resjax.data.loader import open_dataset
-from resjax.data.preprocess import Preprocessing
-from resjax.data.resolve import resolve
-from resjax.data.sources import Source
-from resjax.data.splits import parse_slice
+from resjax import cli, files, machine
 from resjax.errors import DONE, BadInput
-from resjax.evaluation import ensemble, report, views
-from resjax.evaluation.ensemble import Task
+from resjax.evaluation import ensemble, exact, report, views
 from resjax.evaluation.views import Views
-from resjax.models import scan
-from resjax.models.spec import Spec
+from resjax.member import WEIGHTS, Exact, Member, say
 from resjax.train import sharding
-from resjax.train.checkpoint import Checkpoints
 
-WEIGHTS = ("last", "best")
 LARGEST = 4096  # pixels of a scale
-QUIET = 10.0  # seconds between two lines of progress
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Member:
-    """One run, opened: which weights of what network, and what it is judged on.
-
-    Attributes:
-      meta: what was saved beside the weights.
-      source: of the records.
-    """
-
-    workdir: Path
-    config: ConfigDict
-    spec: Spec
-    step: int
-    meta: dict[str, Any]
-    preprocessing: Preprocessing
-    source: Source
-    task: Task
-
-    @classmethod
-    def open(cls, workdir: Path, overrides: list[str], split: str, which: str) -> "Member":
-        """A run from its folder; reads no weights and no images.
-
-        Raises:
-          BadInput: if there is no run, no such split or no such checkpoint, or an override would change the run.
-        """
-        path = workdir / "config.json"
-        if not path.is_file():
-            raise BadInput(f"--workdir={workdir} holds no run to evaluate; train one there first")
-        config = cli.judged(restored(files.read_json(path), path), overrides, "this command")
-        with closing(Checkpoints(workdir)) as checkpoints:
-            step = find(checkpoints, workdir, which)
-            meta = checkpoints.meta(step)
-        saved = meta.get("preprocessing")  # 0.1.0 saved none
-        preprocessing = Preprocessing.from_json(saved) if saved else open_dataset(**config.data).preprocessing
-        facts = resolve(**config.data, preprocessing=preprocessing)
-        part = facts.parts.get(split) or parse_slice("--split", split, facts.source.sizes)
-        data = f"{config.data.name} {Path(config.data.dir).absolute()}"
-        task = Task(
-            whose=str(workdir),
-            class_names=preprocessing.class_names or facts.class_names,
-            num_classes=facts.num_classes,
-            data=data if config.data.name == "folder" else config.data.name,
-            part=part,
-        )
-        spec = dataclasses.replace(network(checks.resolved(config, facts)), scan=False)
-        return cls(workdir, config, spec, step, meta, preprocessing, facts.source, task)
-
-    def json(self) -> dict[str, Any]:
-        """What the result says of the run."""
-        return {
-            "workdir": str(self.workdir),
-            "name": self.config.name,
-            "step": self.step,
-            "weights_digest": self.meta["weights_digest"],
-            "preprocessing": self.preprocessing.json(),
-        }
-
-
-def find(checkpoints: Checkpoints, workdir: Path, which: str) -> int:
-    """The step of the weights that `which` of WEIGHTS names; raises BadInput if there are none."""
-    steps = checkpoints.steps()
-    if not steps:
-        raise BadInput(f"--workdir={workdir} holds no checkpoint to evaluate; train on")
-    best = checkpoints.best_step() if which == "best" else steps[0]
-    if best is None:
-        raise BadInput(f"--weights=best: nothing was validated in --workdir={workdir}: use --weights=last")
-    return best
 
 
 def define(values: flags.FlagValues) -> None:
@@ -135,6 +51,11 @@ def define(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     flags.DEFINE_enum("weights", "last", WEIGHTS, "The latest, or the best by validation.", flag_values=values)
+    flags.DEFINE_enum("bn", "running", ["running", "exact"], "BN's statistics.", flag_values=values)
+    flags.DEFINE_integer("bn_batches", 200, "With --bn=exact: of so many training batches.", flag_values=values)
+    flags.DEFINE_enum(
+        "bn_definition", exact.DEFINITIONS[0], exact.DEFINITIONS, "With --bn=exact: which.", flag_values=values
+    )
     flags.DEFINE_string("out", None, "Write all numbers into this new JSON file.", flag_values=values)
     flags.DEFINE_string("confusion", None, "Draw what is taken for what into this new PNG.", flag_values=values)
     flags.DEFINE_integer("devices", None, "Split the CPU into so many devices.", flag_values=values)
@@ -147,6 +68,12 @@ def main(argv: list[str]) -> int:
         raise BadInput("--workdir is missing: give the folder of a run")
     if values.config:
         raise BadInput("--config is given, but a run's own config is taken: leave it out")
+    for name in ("bn_batches", "bn_definition"):
+        if values.bn == "running" and values[name].present:
+            raise BadInput(f"--{name}={values[name].value} is for --bn=exact: leave it out")
+    if values.bn_batches < 1:
+        raise BadInput(f"--bn_batches={values.bn_batches}: must be at least 1")
+    bn = Exact(values.bn_definition, values.bn_batches) if values.bn == "exact" else None
     chosen = Views(values.views, scales_of(values.views, values.scales))
     out, picture = (
         files.new(f"--{name}", path) if (path := values[name].value) else None for name in ("out", "confusion")
@@ -160,12 +87,13 @@ def main(argv: list[str]) -> int:
         chosen.check(member.spec, member.preprocessing, f"--workdir={member.workdir}")
 
     mesh = sharding.make_mesh(jax.device_count(), 1)
-    log_probabilities, labels = ensemble.mean(judge(member, chosen, mesh) for member in members)
+    log_probabilities, labels = ensemble.mean(member.judge(chosen, mesh, bn) for member in members)
     names = next((member.task.class_names for member in members if member.task.class_names), ())
     found = {
         "views": dataclasses.asdict(chosen) | {"mirrored": chosen.mirrored},
         "averaged": "softmax, over the views of an image and then over runs",
         "weights": values.weights,
+        "bn": {"statistics": values.bn} | (bn._asdict() if bn else {}),
         "split": values.split,
         "records": members[0].task.records,
         "runs": [member.json() for member in members],
@@ -202,37 +130,6 @@ def scales_of(kind: str, given: list[str] | None) -> tuple[int, ...]:
     return scales
 
 
-def judge(member: Member, chosen: Views, mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
-    """Log-probabilities and labels of one run; says on stderr what is going on.
-
-    Raises:
-      BadInput: for a damaged checkpoint or record.
-    """
-    with closing(Checkpoints(member.workdir)) as checkpoints:
-        weights = scan.unroll(checkpoints.weights(member.step))
-    records = member.source.open(member.task.part)
-    say(f"evaluating step {member.step} of {member.workdir} on {member.task.records}, {len(records):,} images")
-    began = [time.monotonic()]
-
-    def seen(images: int) -> None:
-        if time.monotonic() - began[0] > QUIET:
-            began[0] = time.monotonic()
-            say(f"  {images:,} of {len(records):,} images")
-
-    return views.scores(
-        member.spec,
-        jax.device_put(weights, sharding.replicated(mesh)),
-        member.preprocessing,
-        records,
-        chosen,
-        partial(sharding.place_rows, mesh),
-        batch_size=member.config.batch_size,
-        devices=mesh.size,
-        threads=min(16, os.cpu_count() or 1),
-        seen=seen,
-    )
-
-
 @contextmanager
 def writing(field: str, path: Path) -> Iterator[None]:
     """Turns what keeps a file from being written into one line, and says in the end what was."""
@@ -241,10 +138,6 @@ def writing(field: str, path: Path) -> Iterator[None]:
     except OSError as error:
         raise BadInput(f"{field}={path} could not be written ({error.strerror}); give another file") from error
     say(f"written  {path}")
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ COMMANDS = {
     "--coordinator= --num_processes=N --process_id=N --initialization_timeout=N",
     "describe": "--config=FILE --config.FIELD=VALUE --json --compare=A,B,...",
     "evaluate": "--config=FILE --config.FIELD=VALUE --workdir= --views=centre|ten|scales --scales=A,B,... --split= "
+    "--bn=running|exact --bn_batches=N --bn_definition=mean_variance|total_variance "
     "--weights=last|best --out= --confusion= --devices=N",
     "benchmark.__main__": "--config=FILE --config.FIELD=VALUE --steps=N --out= --cold --[no]pytorch --[no]flax "
     "--suite= --limit=X --tiny --point= --profile=",

@@ -21,7 +21,7 @@ FLOORS = (
     ("resjax.train",),
     ("resjax.experiment",),
     ("resjax.cli",),
-    ("resjax.analysis",),
+    ("resjax.analysis", "resjax.member"),
     ("resjax.main", "resjax.benchmark", "resjax.describe", "resjax.evaluate", "resjax.plan"),
     ("resjax.sweep",),
     ("resjax.drill",),

@@ -17,7 +17,8 @@ class Task:
       whose: the run's folder.
       class_names: in label order, or empty if the classes have no names.
       num_classes: how many there are.
-      data: the data set by name; of a folder with the folder.
+      data: the data set by name; of photos with their folder.
+      key: equal for equal data sets.
       part: the records, of a stored split of `data`.
     """
 
@@ -25,6 +26,7 @@ class Task:
     class_names: tuple[str, ...]
     num_classes: int
     data: str
+    key: str
     part: Slice
 
     @property
@@ -48,7 +50,7 @@ def check(tasks: Sequence[Task]) -> None:
             raise BadInput(
                 f"{between}: class {label} is {ours!r} and {theirs!r}; an ensemble needs the same in one order"
             )
-        if (first.data, first.part) != (other.data, other.part):
+        if (first.key, first.part) != (other.key, other.part):
             raise BadInput(
                 f"{between} are judged on other records, {first.records} and {other.records}: give one "
                 "--config.data.name and --split for all"

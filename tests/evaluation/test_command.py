@@ -1,14 +1,20 @@
 """`python -m resjax.evaluate`: what it says, writes and refuses."""
 
+import dataclasses
 import json
 import shutil
+from contextlib import closing
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from resjax import evaluate
-from resjax.evaluate import Member
+from resjax.data.loader import open_dataset
+from resjax.member import Member
+from resjax.models.resnet import ResNet
+from resjax.train.checkpoint import Checkpoints
 from tests.evaluation.conftest import TESTED, make_config, save
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -65,6 +71,25 @@ def test_which_weights_and_which_images(judge, runs):
     assert (found["n"], found["records"], found["views"]["mirrored"]) == (4, "photos validation[1:5]", True)
 
 
+def test_exact_bn_statistics_of_the_batches_that_training_would_see_next(judge, runs, photos):
+    """One batch, and its variance: what the network says with this batch's own statistics."""
+    flags = (f"--workdir={runs.first}", "--bn=exact")
+    found = judge(*flags, "--bn_batches=1")
+    assert found["bn"] == {"statistics": "exact", "definition": "mean_variance", "batches": 1}
+    member = Member.open(runs.first, [], "test", "last")
+    dataset = open_dataset(**member.config.data, preprocessing=member.preprocessing)
+    with closing(dataset.train(8, 0, start_step=2)) as batches, closing(Checkpoints(runs.first)) as checkpoints:
+        weights, images = checkpoints.weights(2), next(batches)["image"]
+    model = ResNet(dataclasses.replace(member.spec, bn_momentum=0.0))
+    new = model.apply(weights, images, train=True, mutable=["batch_stats"])[1]["batch_stats"]
+    records = member.source.open(member.task.part)
+    tested, labels = records.read(np.arange(len(records)))
+    logits = model.apply({"params": weights["params"], "batch_stats": new}, member.preprocessing.evaluate(tested))
+    expected = -jax.nn.log_softmax(logits)[np.arange(len(labels)), labels].mean()
+    assert found["loss"] == pytest.approx(float(expected), rel=1e-4)
+    assert judge(*flags, "--bn_batches=3", "--bn_definition=total_variance")["loss"] != found["loss"]
+
+
 def test_what_is_written(call, runs, tmp_path):
     before = sorted(runs.first.rglob("*"))
     flags = [f"--workdir={runs.first}", "--views=scales", "--scales=32", f"--confusion={tmp_path / 'c.png'}"]
@@ -99,6 +124,8 @@ def test_what_is_written(call, runs, tmp_path):
         (["FIRST", "--split=test[99:]"], "--split='test[99:]'"),
         (["FIRST", "--out=no/where.json"], "--out=no/where.json: there is no such folder"),
         (["FIRST", "--config.model.widths=1"], "this command evaluates the run as it was trained: model.widths"),
+        (["FIRST", "--bn=exact", "--bn_batches=0"], "--bn_batches=0: must be at least 1"),
+        (["FIRST", "--bn_batches=9"], "--bn_batches=9 is for --bn=exact"),
         (["SECOND", "--weights=best"], "--weights=best: nothing was validated"),
         (["DIGITS", "--views=ten"], "take images as they are stored"),
         (["FIRST", "DIGITS"], "6 and 10 classes"),

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from resjax.data.sources import InMemory
-from resjax.evaluate import Member, judge
 from resjax.evaluation import views
 from resjax.evaluation.views import Views
+from resjax.member import Member
 from resjax.train import sharding
 from resjax.train.checkpoint import Checkpoints
 from tests.evaluation.conftest import SIZE, TESTED
@@ -25,7 +25,7 @@ def member(runs):
 
 
 def judged(member, chosen, devices=1):
-    return judge(member, chosen, sharding.make_mesh(devices, 1))
+    return member.judge(chosen, sharding.make_mesh(devices, 1))
 
 
 def resized(image, short):
