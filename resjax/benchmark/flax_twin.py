@@ -102,11 +102,13 @@ def run(spec: Spec, layers: Layers, x: jax.Array, train: bool) -> jax.Array:
 
 def conv(spec: Spec, layer: Layer, x: jax.Array, train: bool) -> jax.Array:
     """`flax.linen.Conv`, and so XLA's own convolution."""
+    pad = layer.dilation * (layer.kernel // 2)
     return nn.Conv(
         layer.width,
         (layer.kernel, layer.kernel),
         strides=(layer.stride, layer.stride),
-        padding=[(layer.kernel // 2, layer.kernel // 2)] * 2,
+        padding=[(pad, pad)] * 2,
+        kernel_dilation=layer.dilation,
         feature_group_count=layer.groups,
         use_bias=layer.bias is not None,
         dtype=jnp.dtype(spec.dtype),

@@ -13,7 +13,8 @@ from resjax.models.spec import Spec
 
 # FIELDS with any value, and VALUES with these. Any other field must have its default.
 FIELDS = {
-    *("units", "widths", "unit", "squeeze", "groups", "stem", "stem_width", "stem_raw", "stride_on"),
+    *("units", "widths", "unit", "squeeze", "groups", "stem", "stem_width", "stem_raw"),
+    *("stride_on", "output_stride"),
     *("order", "excitation", "shortcut", "shortcut_pool", "shortcut_scale", "branch_scale", "activation"),
     *("gate_layers", "gate_bias"),
     *("bn_momentum", "bn_epsilon", "input_size", "input_channels", "num_classes"),
@@ -29,7 +30,8 @@ VALUES = {
 OPTIMIZER_FIELDS = {"learning_rate", "momentum", "nesterov", "weight_decay", "label_smoothing"}
 OPTIMIZER_FIELDS |= {"beta2"}  # AdamW's
 OPTIMIZER_VALUES = {"name": ("sgd",), "decay_mask": ("all", "kernels")}
-LAYER_FIELDS = {"kind", "in_width", "width", "size", "name", "kernel", "stride", "groups", "bias", "gamma", "beta"}
+LAYER_FIELDS = {"kind", "in_width", "width", "size", "name", "kernel", "stride", "groups", "dilation"}
+LAYER_FIELDS |= {"bias", "gamma", "beta"}
 UNIT_PARTS = {"lead", "branch", "excitation", "shortcut", "gate", "after", "activated"}
 
 
@@ -44,6 +46,8 @@ def missing(spec: Spec, config: ConfigDict, kinds: Collection[str]) -> list[str]
         reasons += [f"a unit's {part}" for part in unknown(unit, dict.fromkeys(unit, ()), UNIT_PARTS)]
     for layer in (layer for _, layers in layout.parts(spec) for layer in layers):
         reasons += [] if layer.kind in kinds else [f"{layer.kind} layers"]
+        if layer.kind == "average_pool" and layer.stride != layer.kernel:
+            reasons.append(f"model.shortcut_pool=True with model.output_stride={spec.output_stride}")
         reasons += [f"a layer's {f}" for f in unknown(layer._asdict(), Layer._field_defaults, LAYER_FIELDS)]
     return list(dict.fromkeys(reasons))
 

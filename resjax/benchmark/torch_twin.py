@@ -98,9 +98,16 @@ def run(module: nn.Module, layers: Layers, x: Tensor) -> Tensor:
 
 def conv(spec: Spec, layer: Layer) -> nn.Module:
     """`resjax.models.layers.convolve`."""
-    kernel, stride, groups = layer.kernel, layer.stride, layer.groups
-    bias = layer.bias is not None
-    return nn.Conv2d(layer.in_width, layer.width, kernel, stride, kernel // 2, groups=groups, bias=bias)
+    return nn.Conv2d(
+        layer.in_width,
+        layer.width,
+        layer.kernel,
+        layer.stride,
+        padding=layer.dilation * (layer.kernel // 2),
+        dilation=layer.dilation,
+        groups=layer.groups,
+        bias=layer.bias is not None,
+    )
 
 
 def dense(spec: Spec, layer: Layer) -> nn.Module:

@@ -84,23 +84,31 @@ def convolve(
     *,
     how: str = "auto",
     feature_group_count: int = 1,
+    rhs_dilation: Sequence[int] = (1, 1),
     **others: Any,
 ) -> jax.Array:
     """`lax.conv_general_dilated` of [N, H, W, C] and [kh, kw, C, O], equal to it up to rounding.
 
-    For `flax.linen.Conv(conv_general_dilated=convolve)`. It can be differentiated once, backwards. On a CPU groups
-    and half precision are XLA's.
+    For `flax.linen.Conv(conv_general_dilated=convolve)`. It can be differentiated once, backwards. Groups,
+    dilation and, on a CPU, half precision are XLA's.
 
     Args:
       how: `auto`, what is fastest on a CPU or elsewhere; `products`, for loops on a CPU; or `xla`.
     """
     wide = x.dtype in (jnp.float32, jnp.float64)
     elsewhere = jax.default_backend() != "cpu"
-    if how == "auto" and elsewhere and feature_group_count == 1 and fold.pays(x, strides):
+    plain = feature_group_count == 1 and max(rhs_dilation) == 1
+    if how == "auto" and elsewhere and plain and fold.pays(x, strides):
         return fold.convolve(x, kernel, strides, padding)
-    if how == "xla" or (how == "auto" and elsewhere) or not wide or feature_group_count > 1:
+    if how == "xla" or (how == "auto" and elsewhere) or not wide or not plain:
         return lax.conv_general_dilated(
-            x, kernel, strides, padding, feature_group_count=feature_group_count, **others
+            x,
+            kernel,
+            strides,
+            padding,
+            rhs_dilation=rhs_dilation,
+            feature_group_count=feature_group_count,
+            **others,
         )
     sh, sw = strides
     if kernel.shape[:2] == (1, 1) and not any(map(any, padding)):

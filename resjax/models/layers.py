@@ -54,10 +54,12 @@ def weight_options(spec: Spec, layer: Layer) -> dict[str, Any]:
 
 def convolve(spec: Spec, layer: Layer, x: jax.Array, train: bool) -> jax.Array:
     """A convolution with explicit symmetric padding."""
+    pad = layer.dilation * (layer.kernel // 2)
     return nn.Conv(
         kernel_size=(layer.kernel, layer.kernel),
         strides=layer.stride,
-        padding=[(layer.kernel // 2, layer.kernel // 2)] * 2,
+        padding=[(pad, pad)] * 2,
+        kernel_dilation=layer.dilation,
         feature_group_count=layer.groups,
         conv_general_dilated=partial(convolution.convolve, how=spec.convolution),
         **weight_options(spec, layer),
@@ -93,9 +95,8 @@ def max_pool(spec: Spec, layer: Layer, x: jax.Array, train: bool) -> jax.Array:
 
 
 def average_pool(spec: Spec, layer: Layer, x: jax.Array, train: bool) -> jax.Array:
-    """The mean of every cell, also of the smaller ones at the end of an odd map."""
-    cell = (layer.stride, layer.stride)
-    return nn.avg_pool(x, cell, cell, padding="SAME", count_include_pad=False)
+    """The mean of every window; where the map ends, of the pixels that it has."""
+    return pool.average_pool(x, layer.kernel, layer.stride, layer.dilation)
 
 
 def subsample(spec: Spec, layer: Layer, x: jax.Array, train: bool) -> jax.Array:

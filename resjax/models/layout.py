@@ -17,19 +17,20 @@ Path = tuple[str, ...]
 class Layer(NamedTuple):
     """One layer in its place.
 
-    conv           a convolution padded by kernel // 2 on all sides
+    conv           a convolution padded by dilation * (kernel // 2) on all sides
     dense          a matrix product
     classifier     the dense layer of the logits
     norm           BN
     relu, sigmoid
     max_pool       padded by kernel // 2 on all sides
-    average_pool   of stride x stride cells; the last ones of an odd map are smaller
+    average_pool   of kernel x kernel pixels from every stride-th one on; where the map ends, of those that it has
     subsample      every stride-th pixel
     zero_pad       new channels of zeros after the others
     mean           over all pixels
     flatten        pixels and channels into one row
 
     `size` is the side of the input map, 1 where there is no map. `name` is "" for a layer without parameters.
+    `dilation` is the distance between the pixels that a conv or an average_pool takes together.
     Parameters start at: `bias` of a conv or dense layer (None: it has none), `gamma` and `beta` of BN.
     """
 
@@ -41,6 +42,7 @@ class Layer(NamedTuple):
     kernel: int = 1
     stride: int = 1
     groups: int = 1
+    dilation: int = 1
     bias: float | None = None
     gamma: float = 1.0
     beta: float = 0.0
@@ -143,6 +145,9 @@ def shortcut(spec: Spec, shape: UnitShape, steps: str, order: Order) -> Layers:
             chain.add(UNITS[spec.unit].kind, width, stride=stride, name="conv")
             if not order.lead:
                 chain.norm("norm")
+        elif kind == "average_pool":
+            if (cell := stride * shape.removed) > 1:
+                chain.add(kind, kernel=cell, stride=stride, dilation=shape.dilation)
         elif stride > 1 or width != chain.width:
             chain.add(kind, width, stride=stride)
     return chain.take()
@@ -198,13 +203,37 @@ def head(spec: Spec) -> Layers:
     return chain.take()
 
 
+class FeatureMap(NamedTuple):
+    """The map after a stage: its channels, and the input pixels from one of its pixels to the next."""
+
+    width: int
+    stride: int
+
+
+def features(spec: Spec) -> dict[str, FeatureMap]:
+    """The maps that `ResNet.features` returns, by name, from input to output.
+
+    Networks with ImageNet's stems, which reduce by 4, have C2 to C5 as detectors call them (C_k has stride 2^k
+    unless `output_stride` says less), all others `stage1`, `stage2` and so on. Without maps every stride is 1.
+
+    Raises:
+      BadInput: for a spec that leaves a field to the data set.
+    """
+    found, stride = {}, spec.stem_stride
+    for shape in spec.unit_shapes():
+        stride *= shape.stride
+        name = f"C{shape.stage + 1}" if STEMS[spec.stem].pool else f"stage{shape.stage}"
+        found[name] = FeatureMap(shape.width, stride)
+    return found
+
+
 def unit_bias(spec: Spec) -> float | None:
     """Where the bias of stem and branch layers starts; None, no bias, in networks with BN."""
     return None if spec.norm == "batch" else 0.0
 
 
 def unit_weights(spec: Spec, shape: UnitShape) -> list[dict[str, Any]]:
-    """Kind, width, kernel, stride and groups of every weight layer of a unit's branch."""
+    """Kind, width, kernel, stride, groups and dilation of every weight layer of a unit's branch."""
     kind, kernels, _ = UNITS[spec.unit]
     last = len(kernels) - 1
     strided = 1 if spec.unit == "bottleneck" and spec.stride_on == "3x3" else 0
@@ -215,6 +244,8 @@ def unit_weights(spec: Spec, shape: UnitShape) -> list[dict[str, Any]]:
             "kernel": kernel,
             "stride": shape.stride if i == strided else 1,
             "groups": spec.groups if kernel > 1 else 1,
+            # by the strides that are gone before it: the layer that would stride still has the unit's own
+            "dilation": shape.dilation * (shape.removed if i > strided else 1) if kernel > 1 else 1,
         }
         for i, kernel in enumerate(kernels)
     ]

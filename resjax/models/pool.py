@@ -1,12 +1,28 @@
-"""Max-pooling with its own gradient: XLA scatters it, this gathers it."""
+"""Pooling: the mean of windows, and the maximum with its own gradient: XLA scatters it, this gathers it."""
 
 from collections.abc import Iterator
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 NOWHERE = 255  # no tap of a window
+
+
+def average_pool(x: jax.Array, size: int, stride: int, dilation: int) -> jax.Array:
+    """Means over size x size pixels, `dilation` apart, from every stride-th one on: [N, H, W, C] -> [N, H', W', C].
+
+    H' is H / stride, rounded up. Where the map ends, the mean is over the pixels that it has.
+    """
+    reach = [(-(-n // stride) - 1) * stride + (size - 1) * dilation + 1 for n in x.shape[1:3]]
+    edges = [(0, 0), *((0, max(0, end - n)) for end, n in zip(reach, x.shape[1:3], strict=True)), (0, 0)]
+
+    def total(x: jax.Array) -> jax.Array:
+        window, strides, dilations = ((1, each, each, 1) for each in (size, stride, dilation))
+        return lax.reduce_window(x, 0.0, lax.add, window, strides, edges, window_dilation=dilations)
+
+    return total(x) / total(jnp.ones((1, *x.shape[1:3], 1)))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2))

@@ -48,15 +48,31 @@ class ResNet(nn.Module):
 
     spec: Spec
 
-    @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """[N, H, W, C] float images -> [N, K] float32 logits. `train` uses and updates batch statistics."""
-        spec = self.spec
+        return self._forward(x, train, head=True)[1]
+
+    def features(self, x: jax.Array, train: bool = False) -> dict[str, jax.Array]:
+        """[N, H, W, C] float images -> the map after every stage, [N, H/stride, W/stride, C'] of the spec's dtype.
+
+        For detectors and the like: `ResNet(spec).apply(variables, x, method="features")`. Names, widths and strides
+        are those of `layout.features(spec)`: C2 to C5 on ImageNet. The head is not run, nor need the variables hold
+        it; it makes the logits from the last map. A map is what the next stage takes: of pre-activation networks
+        the sum itself, before any BN and activation, as timm's `features_only` returns it. What follows belongs to
+        the next stage's first unit, or to the head.
+        """
+        return self._forward(x, train, head=False)[0]
+
+    @nn.compact
+    def _forward(self, x: jax.Array, train: bool, head: bool) -> tuple[dict[str, jax.Array], Any]:
+        """The maps, and the logits where the head is run: one method holds all modules."""
+        spec, maps = self.spec, {}
         x = Part(spec, layout.stem(spec), name="stem")(x.astype(spec.dtype), train)
         shapes = list(spec.unit_shapes())
-        for stage in range(1, len(spec.units) + 1):
+        for stage, name in enumerate(layout.features(spec), 1):
             x = Stage(spec, tuple(s for s in shapes if s.stage == stage), name=f"stage{stage}")(x, train)
-        return run(spec, layout.head(spec), x, train)
+            maps[name] = x
+        return maps, run(spec, layout.head(spec), x, train) if head else None
 
 
 def init_variables(spec: Spec, seed: int | jax.Array) -> dict[str, Any]:

@@ -143,7 +143,11 @@ FROM_DATA = ("input_size", "input_channels", "num_classes")  # 0: as the data se
 
 @dataclasses.dataclass(frozen=True)
 class UnitShape:
-    """What `Unit` needs besides the spec: the unit's place, shape and survival; `size` is its input map's side."""
+    """What `Unit` needs besides the spec: the unit's place, shape and survival; `size` is its input map's side.
+
+    `removed` is a stride that the unit would have but for `Spec.output_stride`, `dilation` the product of those
+    before it.
+    """
 
     stage: int
     index: int
@@ -152,11 +156,13 @@ class UnitShape:
     stride: int
     size: int
     survival: float
+    dilation: int = 1
+    removed: int = 1
 
     @property
     def changes(self) -> bool:
-        """True where an identity shortcut cannot fit: another width or another map size."""
-        return self.in_width != self.width or self.stride != 1
+        """True where an identity shortcut cannot fit: another width or map size, with the stride that is gone."""
+        return self.in_width != self.width or self.stride * self.removed != 1
 
     @property
     def first(self) -> bool:
@@ -195,6 +201,11 @@ class Spec:
     stem_raw: bool = False
     # Bottleneck stride: on the first 1x1 as in v1, or on the 3x3 ("v1.5").
     stride_on: str = "1x1"
+    # Input pixels from one pixel of the last map to the next; 0 = the network's own (ImageNet: 32). A smaller one
+    # takes the strides of the last stages away, and kernels dilate by the strides that are gone before them (arXiv
+    # 1606.00915; torchvision's replace_stride_with_dilation). Parameters stay the same, and so, but for excitation
+    # and BN in training, does the map: it has further pixels between the network's own.
+    output_stride: int = 0
 
     # The residual unit.
     order: str = "original"
@@ -315,6 +326,12 @@ class Spec:
             yield 0 <= value < 1, f"{name}={value}: must lie in [0, 1)"
         stems = [name for name, stem in STEMS.items() if stem.kind == UNITS[self.unit].kind]
         yield self.stem in stems, f"stem={self.stem}: {self.unit} units take {' or '.join(stems)}"
+        strides = [self.stem_stride * 2**i for i in range(min(len(self.units), LARGEST_INPUT.bit_length()))]
+        yield (
+            self.dense or self.output_stride in (0, *strides),
+            f"output_stride={self.output_stride}: must be a stride of this network's stages, "
+            f"{', '.join(map(str, strides))}, or 0 for its own",
+        )
         shortcut = SHORTCUTS[self.shortcut]
         growing = (self.stem_out, *self.widths)
         narrows = any(a > b for a, b in itertools.pairwise(growing))
@@ -351,6 +368,8 @@ class Spec:
             yield "squeeze", f"a unit of one layer (model.unit={self.unit})"
         if self.unit != "bottleneck":
             yield "groups", f"model.unit={self.unit}"
+        if self.dense:
+            yield "output_stride", f"a network without maps (model.unit={self.unit})"
         if self.stem == "none":
             yield "stem_width", "model.stem=none"
         if not ORDERS[self.order].lead and self.stem == "none":
@@ -383,13 +402,15 @@ class Spec:
         return self.stem_width if STEMS[self.stem].layers else self.input_size**2 * self.input_channels
 
     @property
+    def stem_stride(self) -> int:
+        """Input pixels from one pixel of the first unit's input map to the next."""
+        stem = STEMS[self.stem]
+        return math.prod(stride for _, _, stride in stem.layers) * (2 if stem.pool else 1)
+
+    @property
     def stem_out_size(self) -> int:
         """Side of the first unit's input map; 1 for fully connected networks."""
-        if self.dense:
-            return 1
-        stem = STEMS[self.stem]
-        reduction = math.prod(stride for _, _, stride in stem.layers) * (2 if stem.pool else 1)
-        return -(-self.input_size // reduction)
+        return 1 if self.dense else -(-self.input_size // self.stem_stride)
 
     def unit_shapes(self) -> Iterator[UnitShape]:
         """Yields every unit from input to output.
@@ -399,13 +420,18 @@ class Spec:
         """
         self.check_complete()
         width, size, seen, total = self.stem_out, self.stem_out_size, 0, sum(self.units)
+        reached, dilation = self.stem_stride, 1
         for stage, (n, out) in enumerate(zip(self.units, self.widths, strict=True), 1):
             for index in range(n):
                 seen += 1
-                stride = 2 if stage > 1 and index == 0 and not self.dense else 1
-                shape = UnitShape(stage, index, width, out, stride, size, 1 - self.stochastic_depth * seen / total)
+                stride, removed = 2 if stage > 1 and index == 0 and not self.dense else 1, 1
+                if reached == self.output_stride:
+                    stride, removed = 1, stride
+                survival = 1 - self.stochastic_depth * seen / total
+                shape = UnitShape(stage, index, width, out, stride, size, survival, dilation, removed)
                 yield shape
                 width, size = out, shape.out_size
+                reached, dilation = reached * stride, dilation * removed
 
 
 def whole(value: Any) -> bool:

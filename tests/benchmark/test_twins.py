@@ -55,6 +55,8 @@ TWINS = {
     "raw stem": imagenet("v2-50-raw"),
     "raw deep stem": dataclasses.replace(imagenet("v2-50-raw"), stem="deep", shortcut_pool=True),
     "option A on ImageNet": dataclasses.replace(imagenet("v1-18"), shortcut="A"),
+    "dilated": dataclasses.replace(imagenet("v1-50"), output_stride=4),
+    "basic dilated": dataclasses.replace(imagenet("v1-18"), output_stride=4),
 }
 
 
@@ -228,6 +230,11 @@ def test_the_flax_twin_convolves_as_flax_does(monkeypatch: pytest.MonkeyPatch) -
         ({"stochastic_depth": 0.5}, {}, "model.stochastic_depth=0.5"),
         ({"shortcut_dropout": 0.5}, {}, "model.shortcut_dropout=0.5"),
         ({"remat": True}, {}, "model.remat=True"),
+        (
+            {"shortcut": "B", "shortcut_pool": True, "output_stride": 2},
+            {},
+            "model.shortcut_pool=True with model.output_stride=2",
+        ),
         ({"unit": "dense", "stem": "none", "stem_width": 16, "shortcut": "B"}, {}, "flatten layers"),
         ({}, {"name": "adamw"}, "optimizer.name=adamw"),
         ({}, {"clip_norm": 1.0}, "optimizer.clip_norm=1.0"),
@@ -257,10 +264,10 @@ def test_a_future_optimizer_field_is_refused_off_its_default(twin: Any, monkeypa
 
 @each_twin
 def test_a_future_field_of_a_network_is_refused_off_its_default(twin: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    later = dataclasses.make_dataclass("Later", [("dilation", int, 1)], bases=(Spec,), frozen=True)
+    later = dataclasses.make_dataclass("Later", [("later", int, 1)], bases=(Spec,), frozen=True)
     monkeypatch.setattr(known, "Spec", later)
     assert twin.missing(later(), default()) == []
-    assert twin.missing(later(dilation=2), default()) == ["model.dilation=2"]
+    assert twin.missing(later(later=2), default()) == ["model.later=2"]
 
 
 @each_twin
@@ -275,15 +282,15 @@ def test_a_future_layer_is_refused(twin: Any, monkeypatch: pytest.MonkeyPatch) -
 
 @each_twin
 def test_a_future_field_of_a_layer_is_refused(twin: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Dilated(NamedTuple):
+    class Later(NamedTuple):
         kind: str
-        dilation: int = 2
+        later: int = 2
 
-    fields = layout.Layer._field_defaults | {"dilation": 1}
-    dilated = Dilated("conv")
+    fields = layout.Layer._field_defaults | {"later": 1}
+    layer = Later("conv")
     monkeypatch.setattr(layout.Layer, "_field_defaults", fields)
-    monkeypatch.setattr(layout, "parts", lambda spec: [((), (dilated,))])
-    assert twin.missing(Spec(), default()) == ["a layer's dilation"]
+    monkeypatch.setattr(layout, "parts", lambda spec: [((), (layer,))])
+    assert twin.missing(Spec(), default()) == ["a layer's later"]
 
 
 def test_every_kind_of_layer_runs_in_all() -> None:

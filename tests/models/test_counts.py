@@ -128,15 +128,20 @@ def test_imagenet_preactivation(depth: int, params: int) -> None:
     check(published.imagenet(f"v2-{depth}"), params)
 
 
-def macs_by_hand(units: tuple[int, ...], *, inside: int, groups: int, basic: bool, deep: bool, se: int) -> int:
-    """Multiply-adds at 224 pixels of the networks that stride on the 3x3 and project where dimensions change."""
+def macs_by_hand(
+    units: tuple[int, ...], *, inside: int, groups: int, basic: bool, deep: bool, se: int, least: int = 7
+) -> int:
+    """Multiply-adds at 224 pixels of the networks that stride on the 3x3 and project where dimensions change.
+
+    `least` is the side of the smallest maps.
+    """
     total = (9 * 3 * 32 + 9 * 32 * 32 + 9 * 32 * 64) * 112**2 if deep else 49 * 3 * 64 * 112**2
     width = 64
     for stage, n in enumerate(units):
-        side, out = 56 // 2**stage, 64 * 2**stage * (1 if basic else 4)
+        side, out = max(56 // 2**stage, least), 64 * 2**stage * (1 if basic else 4)
         hidden = inside * 2**stage
         for i in range(n):
-            before = side * 2 if i == 0 and stage > 0 else side
+            before = max(112 // 2**stage, least) if i == 0 and stage > 0 else side
             if basic:
                 total += 9 * (width + out) * out * side**2
             else:
@@ -169,6 +174,16 @@ def test_descendants(name: str, params: int) -> None:
     check(spec, params)
     fields = {"inside": 64, "groups": 1, "basic": False, "deep": False, "se": 0} | BY_HAND[name]
     assert counts.total(spec).macs == macs_by_hand(spec.units, **fields)
+
+
+@pytest.mark.parametrize(("stride", "least"), [(8, 28), (16, 14), (32, 7)])
+def test_an_output_stride_costs_pixels_and_no_parameters(stride: int, least: int) -> None:
+    spec = published.imagenet("v1.5-50")
+    dilated = dataclasses.replace(spec, output_stride=stride)
+    assert tree(dilated) == tree(spec)
+    assert counts.total(dilated).params == counts.total(spec).params
+    fields = {"inside": 64, "groups": 1, "basic": False, "deep": False, "se": 0}
+    assert counts.total(dilated).macs == macs_by_hand(spec.units, least=least, **fields)
 
 
 @pytest.mark.parametrize("depth", CIFAR)
@@ -276,6 +291,7 @@ ZOO = {
     "v1-50": published.imagenet("v1-50"),
     "v1.5-50": published.imagenet("v1.5-50"),
     "odd maps": dataclasses.replace(published.imagenet("v1-18"), input_size=93),
+    "dilated": dataclasses.replace(published.imagenet("v1-50"), output_stride=8, input_size=93),
     "ResNet-D": published.imagenet("v1.5-50-d"),
     "groups": published.imagenet("resnext-50-32x4d"),
     "wide": published.imagenet("wide-50-2"),

@@ -17,11 +17,14 @@ BN = {"bn_epsilon": EPSILON, "bn_momentum": MOMENTUM}
 
 
 class Reference:
-    """Variables in float64, and layers by their path; `train` collects the new running statistics."""
+    """Variables in float64, and layers by their path; `train` collects the new running statistics.
+
+    `maps` holds the output of every unit.
+    """
 
     def __init__(self, variables: dict, train: bool) -> None:
         self.params, self.stats = variables["params"], variables["batch_stats"]
-        self.train, self.new = train, {}
+        self.train, self.new, self.maps = train, {}, []
 
     def at(self, tree: dict, path: str) -> dict:
         for name in path.split("/"):
@@ -69,6 +72,7 @@ def v1(net: Reference, x: np.ndarray) -> np.ndarray:
         y = relu(net.norm(f"{at}/norm1", net.conv(f"{at}/conv1", x, stride)))
         y = net.norm(f"{at}/norm2", net.conv(f"{at}/conv2", y))
         x = relu(y + option_a(x, width, stride))
+        net.maps.append(x)
     return net.head(x)
 
 
@@ -86,6 +90,7 @@ def v2(net: Reference, x: np.ndarray, *, raw: bool = False, project: bool = Fals
             x = net.conv(f"{at}/shortcut/conv", start, stride) + y
         else:
             x = option_a(x, width, stride) + y
+        net.maps.append(x)
     return net.head(relu(net.norm("norm", x)))
 
 
@@ -133,6 +138,22 @@ def test_the_whole_network(name: str, train: bool) -> None:
         for key, value in values.items():
             found = net.at(state["batch_stats"], path)[key]
             np.testing.assert_allclose(found, value, rtol=1e-3, atol=1e-4, err_msg=f"{path} {key}")
+
+
+@pytest.mark.parametrize("name", ["v1", "v2 with projections"])
+def test_features_are_the_maps_after_the_stages(name: str) -> None:
+    """After the addition, and in v1 after the ReLU that follows it; what v2 has there belongs to the next unit."""
+    fields, forward = NETWORKS[name]
+    spec = Spec(**SMALL, **BN, **fields)
+    variables = draw(spec)
+    images = np.random.default_rng(1).normal(size=(3, 9, 9, 3)).astype(np.float32)
+    maps = jax.jit(partial(ResNet(spec).apply, method="features"))(variables, images)
+    assert maps.keys() == {"stage1", "stage2"}
+    net = Reference(variables, train=False)
+    forward(net, images.astype(np.float64))
+    for found, expected in zip(maps.values(), net.maps[1::2], strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+    assert (maps["stage2"].min() < 0) == (name != "v1")
 
 
 def test_the_head_starts_with_gain_one_over_its_inputs() -> None:

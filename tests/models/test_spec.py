@@ -41,6 +41,12 @@ IMPOSSIBLE = [
     ("bn_momentum", {"bn_momentum": -0.1}),
     ("bn_epsilon", {"bn_epsilon": 0.0}),
     ("init_gain", {"init_gain": 0.0}),
+    ("output_stride", {"output_stride": -1}),
+    ("output_stride", {"output_stride": 3}),
+    ("output_stride", {"output_stride": 8}),
+    ("output_stride", {"output_stride": 2, "stem": "conv7"}),
+    ("output_stride", {"output_stride": 3, "units": (1,) * 20_000, "widths": (16,) * 20_000}),
+    ("output_stride", {"output_stride": 1, **DENSE}),
     ("shortcut_dropout", {"shortcut_dropout": 1.0}),
     ("shortcut_dropout", {"shortcut_dropout": -0.5}),
     ("stochastic_depth", {"stochastic_depth": 1.0}),
@@ -99,6 +105,7 @@ WRONG_TYPES = [
     ("widths", (16, True, 64)),
     ("stem_width", 16.0),
     ("groups", True),
+    ("output_stride", 2.0),
     ("num_classes", None),
     ("scan", 1),
     ("shortcut", None),
@@ -135,6 +142,7 @@ VALUES = {
     "stem": "conv7",
     "stem_width": 8,
     "stem_raw": True,
+    "output_stride": 1,
     "order": "full_preactivation",
     "excitation": 2,
     "norm": "none",
@@ -173,6 +181,14 @@ def test_what_the_data_set_has_may_be_left_open_until_the_network_is_built() -> 
                 use(spec)
         assert counts.total(dataclasses.replace(spec, **{field: getattr(Spec(), field)})) == counts.total(Spec())
     assert Spec(unit="dense", stem="none", input_size=0, shortcut="A").stem_out == 0
+
+
+def test_every_stride_of_the_stages_may_be_the_last() -> None:
+    for stride in (4, 8, 16, 32):
+        *_, last = Spec(units=(1,) * 4, widths=(16,) * 4, stem="conv7", output_stride=stride).unit_shapes()
+        assert last.out_size == 32 // stride
+    with pytest.raises(BadInput, match=r"of this network's stages, 4, 8, or 0 for its own$"):
+        Spec(units=(1, 1), widths=(16, 16), stem="conv7", output_stride=16)
 
 
 def test_specs_compare_and_hash_by_value() -> None:
