@@ -15,8 +15,10 @@ from resjax.models import counts
 from resjax.models.spec import Spec
 
 CHOICES = {
-    "optimizer.name": ("sgd", "adamw"),
+    "optimizer.name": ("sgd", "adamw", "lamb"),
     "optimizer.decay_mask": ("all", "kernels"),
+    "loss.name": ("softmax", "binary"),
+    "mix.definition": ("timm", "torchvision"),
     "schedule.name": ("constant", "piecewise", "cosine"),
     "schedule.warmup": ("none", "constant", "linear"),
     "data.placement": PLACEMENTS,
@@ -129,6 +131,7 @@ def validate(config: ConfigDict, devices: int) -> Spec:
         "batch_size": config.batch_size,
         "log_every_steps": config.log_every_steps,
         "checkpoint_keep": config.checkpoint_keep,
+        "ema.every_steps": config.ema.every_steps,
         "optimizer.accumulate": o.accumulate,
         "optimizer.learning_rate": o.learning_rate,
         "schedule.drop_factor": config.schedule.drop_factor,
@@ -137,12 +140,29 @@ def validate(config: ConfigDict, devices: int) -> Spec:
     for field, value in positive.items():
         if not 0 < value < math.inf:  # refuses NaN too
             raise BadInput(f"{field}={value}: must be positive")
-    for field, value in {"weight_decay": o.weight_decay, "clip_norm": o.clip_norm}.items():
+    not_negative = {
+        "optimizer.weight_decay": o.weight_decay,
+        "optimizer.clip_norm": o.clip_norm,
+        "optimizer.reference_batch": o.reference_batch,
+        "schedule.final_rate": config.schedule.final_rate,
+        "mix.mixup": config.mix.mixup,
+        "mix.cutmix": config.mix.cutmix,
+    }
+    for field, value in not_negative.items():
         if not 0 <= value < math.inf:
-            raise BadInput(f"optimizer.{field}={value}: must not be negative")
-    for field in ("momentum", "beta2", "label_smoothing"):
-        if not 0 <= o[field] < 1:
-            raise BadInput(f"optimizer.{field}={o[field]}: must lie in [0, 1)")
+            raise BadInput(f"{field}={value}: must not be negative")
+    shares = {f"optimizer.{field}": o[field] for field in ("momentum", "beta2", "label_smoothing")}
+    shares |= {"loss.threshold": config.loss.threshold, "ema.decay": config.ema.decay}
+    for field, value in shares.items():
+        if not 0 <= value < 1:
+            raise BadInput(f"{field}={value}: must lie in [0, 1)")
+    for field, value, switch, needed in (
+        ("loss.threshold", config.loss.threshold, "loss.name", "binary"),
+        ("schedule.final_rate", config.schedule.final_rate, "schedule.name", "cosine"),
+    ):
+        section, name = switch.split(".")
+        if value and config[section][name] != needed:
+            raise BadInput(f"{field}={value} is for {switch}={needed}, not {config[section][name]}: leave it at 0")
     if not 0 <= config.steps_per_call <= MOST_STEPS_PER_CALL:
         raise BadInput(
             f"steps_per_call={config.steps_per_call}: must lie in 1 to {MOST_STEPS_PER_CALL}, or be 0: chosen"
@@ -173,7 +193,7 @@ def validate(config: ConfigDict, devices: int) -> Spec:
 
 
 def check_memory(config: ConfigDict, image_shape: tuple[int, int, int], processes: int) -> None:
-    """Raises BadInput if a batch of images, or weights and momentum, cannot lie in this machine's memory.
+    """Raises BadInput if a batch of images, or a state, cannot lie in this machine's memory.
 
     Both do, each process's part of them: batches are made there, and checkpoints copied there.
 
@@ -184,11 +204,12 @@ def check_memory(config: ConfigDict, image_shape: tuple[int, int, int], processe
     """
     room = machine.memory()
     params = counts.total(network(config)).params
+    copies = (2 if config.optimizer.name == "sgd" else 3) + bool(config.ema.decay)  # weights, moments, average
     batch = 4 * config.batch_size * math.prod(image_shape) * max(1, config.steps_per_call)
     several = f", steps_per_call={config.steps_per_call}" if config.steps_per_call > 1 else ""
     for what, size, fix in (
         (f"batch_size={config.batch_size}{several}: a batch", batch, "batch or images"),
-        (f"model: {params:,} parameters", 8 * params, "network"),
+        (f"model: {params:,} parameters", 4 * copies * params, "network"),
     ):
         if size // processes > room:
             raise BadInput(

@@ -61,10 +61,11 @@ def default(model: Spec | None = None) -> ConfigDict:
     c.data.placement = "auto"  # host | device: the whole set in its memory, batches made there | auto: if it fits
 
     c.optimizer = ConfigDict()
-    c.optimizer.name = "sgd"  # sgd | adamw
+    c.optimizer.name = "sgd"  # sgd | adamw | lamb
     c.optimizer.learning_rate = 0.1
-    c.optimizer.momentum = 0.9  # adamw: beta 1
-    c.optimizer.beta2 = 0.999  # adamw only
+    c.optimizer.reference_batch = 0  # images that the rate is meant for: it grows with the batch; 0: it does not
+    c.optimizer.momentum = 0.9  # adamw and lamb: beta 1
+    c.optimizer.beta2 = 0.999  # adamw and lamb only
     c.optimizer.nesterov = False
     c.optimizer.weight_decay = 1e-4
     c.optimizer.decay_mask = "all"  # all: every parameter | kernels: neither BN nor biases
@@ -72,11 +73,25 @@ def default(model: Spec | None = None) -> ConfigDict:
     c.optimizer.accumulate = 1  # microbatches per step; BN normalises each by itself
     c.optimizer.label_smoothing = 0.0
 
+    c.loss = ConfigDict()
+    c.loss.name = "softmax"  # softmax | binary: a yes or no for each class
+    c.loss.threshold = 0.0  # binary: targets above it become 1, the others 0; 0: as they are
+
+    c.mix = ConfigDict()  # of the images of a batch with each other; both: one of them for each batch
+    c.mix.mixup = 0.0  # blends two: the share is drawn from Beta(mixup, mixup); 0: off
+    c.mix.cutmix = 0.0  # pastes a box of one into the other: its share from Beta(cutmix, cutmix); 0: off
+    c.mix.definition = "timm"  # timm: image i with N - 1 - i | torchvision: with i - 1
+
+    c.ema = ConfigDict()  # a moving average of weights and statistics, evaluated besides: test_ema in the logs
+    c.ema.decay = 0.0  # 0: off
+    c.ema.every_steps = 1  # that it takes in the weights; a copy of them until the warm-up ends
+
     c.schedule = ConfigDict()
     c.schedule.name = "piecewise"  # constant | piecewise | cosine
     c.schedule.drop_steps = ()  # piecewise: the rate is multiplied by drop_factor here
     c.schedule.drop_epochs = ()
     c.schedule.drop_factor = 0.1
+    c.schedule.final_rate = 0.0  # cosine: the rate at the end
     c.schedule.warmup = "none"  # none | constant (at warmup_rate, as in the papers) | linear (from warmup_rate)
     c.schedule.warmup_rate = 0.01
     c.schedule.warmup_steps = placeholder(int)

@@ -50,7 +50,8 @@ def define(values: flags.FlagValues) -> None:
         "test, validation or train as the run has them, or such as train[:500].",
         flag_values=values,
     )
-    flags.DEFINE_enum("weights", "last", WEIGHTS, "The latest, or the best by validation.", flag_values=values)
+    said = "The latest, the best by validation, or the latest moving average."
+    flags.DEFINE_enum("weights", "last", WEIGHTS, said, flag_values=values)
     flags.DEFINE_enum("bn", "running", ["running", "exact"], "BN's statistics.", flag_values=values)
     flags.DEFINE_integer("bn_batches", 200, "With --bn=exact: of so many training batches.", flag_values=values)
     flags.DEFINE_enum(

@@ -109,6 +109,12 @@ def open(
         Evaluation(name, partial(evaluated, split, dataset, config.batch_size, program), length.eval_every)
         for name, split in splits.items()
     )
+    if config.ema.decay:
+        evaluations += tuple(
+            dataclasses.replace(each, name=f"{each.name}_ema", averaged=True)
+            for each in evaluations
+            if each.name in ("validation", "test")
+        )
     return Experiment(config, spec, dataset, length, evaluations, program)
 
 

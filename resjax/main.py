@@ -263,7 +263,7 @@ def evaluate_run(
         say(f"note      {note}")
     result: dict[str, Any] = {"step": step}
     for evaluation in run.evaluations:
-        means = evaluate(run.program.eval_step, state.params, state.batch_stats, evaluation.batches())
+        means = evaluate(run.program.eval_step, *state.weights(evaluation.averaged), evaluation.batches())
         result |= {f"{evaluation.name}_{key}": value for key, value in means.items()}
     return result
 
@@ -309,8 +309,10 @@ def announce(run: Experiment, workdir: Path) -> None:
 
 def report(workdir: Path, found: dict[str, Any]) -> int:
     """Prints the summary of a finished run."""
+    average = found.get("test_ema_accuracy")
+    averaged = f" ({100 * average:.2f} % of the moving average)" if isinstance(average, float) else ""
     say(
-        f"done      test accuracy {100 * found['test_accuracy']:.2f} %, {found['steps']:,} steps, "
+        f"done      test accuracy {100 * found['test_accuracy']:.2f} %{averaged}, {found['steps']:,} steps, "
         f"{found['seconds']:.1f} s, {found['images_per_second']:,.0f} images/s\n"
         f"digest    {found['state_digest']}\n"
         f"results   {workdir / summary.NAME}, {workdir / CURVES}"

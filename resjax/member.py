@@ -30,7 +30,7 @@ from resjax.models.spec import Spec
 from resjax.train import sharding
 from resjax.train.checkpoint import Checkpoints
 
-WEIGHTS = ("last", "best")
+WEIGHTS = ("last", "best", "ema")
 QUIET = 10.0  # seconds between two lines of progress
 
 
@@ -50,6 +50,7 @@ class Member:
       step: of the weights.
       meta: what was saved beside them.
       source: of the records.
+      averaged: the weights are the moving average.
     """
 
     workdir: Path
@@ -60,6 +61,7 @@ class Member:
     preprocessing: Preprocessing
     source: Source
     task: Task
+    averaged: bool
 
     @classmethod
     def open(cls, workdir: Path, overrides: list[str], split: str, which: str) -> "Member":
@@ -83,6 +85,10 @@ class Member:
         with closing(Checkpoints(workdir)) as checkpoints:
             step = find(checkpoints, workdir, which)
             meta = checkpoints.meta(step)
+        if which == "ema" and "ema_digest" not in meta:
+            raise BadInput(
+                f"--weights=ema: --workdir={workdir} has no moving average (ema.decay=0): use last or best"
+            )
         saved = meta.get("preprocessing")  # 0.1.0 saved none
         preprocessing = Preprocessing.from_json(saved) if saved else open_dataset(**config.data).preprocessing
         facts = resolve(**config.data, preprocessing=preprocessing, listing=listing)
@@ -98,7 +104,7 @@ class Member:
             part=facts.parts.get(split) or parse_slice("--split", split, facts.source.sizes),
         )
         spec = dataclasses.replace(network(checks.resolved(config, facts)), scan=False)
-        return cls(workdir, config, spec, step, meta, preprocessing, facts.source, task)
+        return cls(workdir, config, spec, step, meta, preprocessing, facts.source, task, which == "ema")
 
     def weights(self, mesh: Mesh, bn: Exact | None = None) -> dict[str, Any]:
         """`params` and `batch_stats` on every device, unrolled; with `bn` with these statistics.
@@ -107,7 +113,8 @@ class Member:
           BadInput: for a damaged checkpoint, or a damaged record of the training split.
         """
         with closing(Checkpoints(self.workdir)) as checkpoints:
-            weights = jax.device_put(scan.unroll(checkpoints.weights(self.step)), sharding.replicated(mesh))
+            saved = checkpoints.weights(self.step, self.averaged)
+        weights = jax.device_put(scan.unroll(saved), sharding.replicated(mesh))
         if bn is None:
             return weights
         size, seed = self.config.batch_size, self.config.seed
@@ -157,7 +164,7 @@ class Member:
             "workdir": str(self.workdir),
             "name": self.config.name,
             "step": self.step,
-            "weights_digest": self.meta["weights_digest"],
+            "weights_digest": self.meta["ema_digest" if self.averaged else "weights_digest"],
             "preprocessing": self.preprocessing.json(),
         }
 

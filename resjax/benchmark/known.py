@@ -41,6 +41,9 @@ def missing(spec: Spec, config: ConfigDict, kinds: Collection[str]) -> list[str]
     reasons = [f"model.{f}={fields[f]}" for f in unknown(fields, dataclasses.asdict(Spec()), FIELDS, VALUES)]
     defaults = default().optimizer.to_dict()
     reasons += [f"optimizer.{f}={recipe[f]}" for f in unknown(recipe, defaults, OPTIMIZER_FIELDS, OPTIMIZER_VALUES)]
+    for section in ("loss", "mix", "ema"):
+        given, usual = config[section].to_dict(), default()[section].to_dict()
+        reasons += [f"{section}.{f}={given[f]}" for f in unknown(given, usual, set())]
     for shape in spec.unit_shapes():
         unit = layout.unit(spec, shape)._asdict()
         reasons += [f"a unit's {part}" for part in unknown(unit, dict.fromkeys(unit, ()), UNIT_PARTS)]

@@ -8,6 +8,7 @@ import numpy as np
 from resjax.evaluation.evaluate import Batch
 from resjax.models.resnet import ResNet
 from resjax.train.loop import Experiment
+from resjax.train.loss import Loss
 from resjax.train.step import make_loss
 
 
@@ -19,7 +20,7 @@ def parts(run: Experiment, batch: Batch) -> dict[str, Callable[[], object]]:
     """
     if run.config.optimizer.accumulate > 1:
         return {}
-    loss = make_loss(ResNet(run.spec), run.config.optimizer.label_smoothing)
+    loss = make_loss(ResNet(run.spec), Loss.of(run.config))
     state = run.program.init(np.uint32(run.config.seed))
     arguments = state.params, state.batch_stats, batch, jax.random.key(run.config.seed)
     forward, gradient = jax.jit(loss), jax.jit(jax.value_and_grad(loss, has_aux=True))

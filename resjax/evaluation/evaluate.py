@@ -84,11 +84,13 @@ class Evaluation:
       name: in the logs and the summary, such as `test`.
       batches: opens what is evaluated: what the program's `eval_step` takes, one after the other.
       every: how often, in steps.
+      averaged: of the moving average of the weights, not of the weights.
     """
 
     name: str
     batches: Callable[[], Iterable[Any]]
     every: int
+    averaged: bool = False
 
     def due(self, step: int, total: int) -> bool:
         """True at the end and at every multiple of `every`, except for one at most `every // 2` steps before it.

@@ -16,7 +16,7 @@ class Load:
 
     Attributes:
       spec: the network.
-      shapes: of a whole state, its arrays by field: `params`, `opt_state`, `batch_stats`.
+      shapes: of a whole state, its arrays by field: `params`, `opt_state`, `batch_stats`, `ema`.
       data, fsdp: the mesh.
       images: of the batch on this device.
       accumulate: microbatches that they are taken in.
@@ -43,6 +43,7 @@ class Load:
             "parameters": memory.share(self.shapes.params, self.fsdp),
             "optimizer": memory.share(self.shapes.opt_state, self.fsdp),
             "batch_statistics": memory.share(self.shapes.batch_stats, self.fsdp),
+            **({"average": memory.share(self.shapes.ema, self.fsdp)} if self.shapes.ema else {}),
             "gradients": whole * (self.accumulate + 1 if self.accumulate > 1 else 1),
         }
 
@@ -64,7 +65,8 @@ class Load:
     @property
     def arguments(self) -> int:
         """The part of `memory` that the step is given: state and batch."""
-        return sum(self.memory[name] for name in ("parameters", "optimizer", "batch_statistics", "batch"))
+        names = ("parameters", "optimizer", "batch_statistics", "average", "batch")
+        return sum(self.memory.get(name, 0) for name in names)
 
     @property
     def temporaries(self) -> int:

@@ -262,19 +262,27 @@ class Checkpoints:
             raise BadInput(f"{damaged[max(damaged)]}; so is every one before it: start again in another --workdir")
         return None
 
-    def weights(self, step: int) -> dict[str, Any]:
+    def weights(self, step: int, averaged: bool = False) -> dict[str, Any]:
         """The `params` and `batch_stats` of one step on the host, unrolled or scanned as they were saved.
 
+        Args:
+          averaged: of their moving average.
+
         Raises:
-          BadInput: if they cannot be read; `Damaged` if they are damaged.
+          BadInput: if they were not saved or cannot be read; `Damaged` if they are damaged.
         """
         meta = self.meta(step)
+        if averaged and "ema_digest" not in meta:
+            raise BadInput(f"checkpoint {step} in {self._directory} holds no moving average: ema.decay is 0 there")
         with self._reading(step):
             tree = self._tree(step, meta)
-            asked = {part: tree.get(part, {}) for part in digest.WEIGHTS}
+            of = tree["ema"] if averaged else tree
+            asked = {part: of.get(part, {}) for part in digest.WEIGHTS}
+            asked = {"ema": asked} if averaged else asked
             on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), asked)
             found = self._arrays(step, asked, on_host)
-            if not digest.matches(found, meta["weights_digest"]):
+            found = found["ema"] if averaged else found
+            if not digest.matches(found, meta["ema_digest" if averaged else "weights_digest"]):
                 raise damage.Damage("its bytes do not match their digest")
         return found
 
@@ -446,10 +454,19 @@ class _AnotherStructure(Exception):
 def _with_digests(
     meta: dict[str, Any], leaves: Iterable[digest.Leaf], together: Callable[[digest.Sums], digest.Sums]
 ) -> dict[str, Any]:
-    """`meta` with the digests of the whole state and of its weights, from one pass over it, and its checksum."""
+    """`meta` with the digests of the whole state and of its weights, from one pass over it, and its checksum.
+
+    Where the state has a moving average, its digest is that of weights with these values.
+    """
     sums = together(digest.sums(leaves))
     weights = {leaf: value for leaf, value in sums.items() if leaf[0].partition("/")[0] in digest.WEIGHTS}
     meta = {**meta, "digest": digest.text(sums), "weights_digest": digest.text(weights)}
+    average = {
+        (name.removeprefix("ema/"), dtype, shape): value
+        for (name, dtype, shape), value in sums.items()
+        if name.startswith("ema/")
+    }
+    meta |= {"ema_digest": digest.text(average)} if average else {}
     return {**meta, "checksum": _checksum(meta)}
 
 

@@ -11,7 +11,7 @@ from resjax.errors import BadInput
 from resjax.models import scan
 from resjax.models.resnet import init_variables
 from resjax.models.spec import Spec
-from resjax.train import digest, sharding
+from resjax.train import digest, ema, sharding
 from resjax.train.checkpoint import Checkpoints
 from resjax.train.step import TrainState
 
@@ -44,7 +44,8 @@ def initialize_from(workdir: Path, state: TrainState) -> TrainState:
         found["params"]["head"] = head
     found = scan.roll(found) if digest.is_rolled(digest.structure(own)) else found
     placed = jax.tree.map(lambda x, like: x if x is like else sharding.put(x, like.sharding), found, own)
-    return state.replace(**placed)
+    average = ema.start(**placed) if state.ema is not None else None
+    return state.replace(**placed, ema=average)
 
 
 def _latest(checkpoints: Checkpoints, workdir: Path) -> int:

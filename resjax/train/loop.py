@@ -123,7 +123,7 @@ def fit(
             if due:
                 progress.close_interval()
             for evaluation in due:
-                found = evaluate(program.eval_step, state.params, state.batch_stats, evaluation.batches())
+                found = evaluate(program.eval_step, *state.weights(evaluation.averaged), evaluation.batches())
                 check_finite(f"{evaluation.name} loss", found["loss"], step)
                 progress.latest[evaluation.name] = found
                 log.write(step, evaluation.name, found)

@@ -1,12 +1,15 @@
-"""Schedules, decay masks and optimizers, all from optax."""
+"""Schedules, decay masks and optimizers, from optax where it has them."""
 
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
 from resjax.config import Durations
+
+LAMB_EPSILON = 1e-6
 
 
 def learning_rate(config: ConfigDict, durations: Durations) -> optax.Schedule:
@@ -14,10 +17,14 @@ def learning_rate(config: ConfigDict, durations: Durations) -> optax.Schedule:
 
     The papers' recipe is `piecewise` with a `constant` warm-up: 0.01 before step 400, then 0.1, a tenth of it
     from step 32000 and a hundredth from step 48000 (v1 section 4.2, v2 appendix).
+
+    With `optimizer.reference_batch` the rate is that of a batch of so many images, and grows with the batch (linear
+    scaling, arXiv 1706.02677); `warmup_rate` and `final_rate` do not.
     """
-    peak, s, warmup = config.optimizer.learning_rate, config.schedule, durations.warmup
+    o, s, warmup = config.optimizer, config.schedule, durations.warmup
+    peak = o.learning_rate * config.batch_size / o.reference_batch if o.reference_batch else o.learning_rate
     if s.name == "cosine":
-        main = optax.cosine_decay_schedule(peak, durations.total - warmup)
+        main = optax.cosine_decay_schedule(peak, durations.total - warmup, s.final_rate / peak)
     elif s.name == "piecewise":
         # join_schedules hands each part the steps since its start, but drops count from step 0; those during the
         # warm-up all take effect when it ends.
@@ -47,12 +54,36 @@ def decay_mask(name: str) -> Any:
 
 
 def optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """SGD with coupled decay (v = m v + g + wd w; w -= lr v), or AdamW with decoupled decay."""
+    """SGD with coupled decay (v = m v + g + wd w; w -= lr v), AdamW with decoupled decay, or LAMB.
+
+    LAMB (arXiv 1904.00962) as timm has it, but for its clip, which is `clip_norm`: AdamW's update of a weight, with
+    1e-6 for 1e-8, times |w| / |update|, both over a layer's weight. What does not decay is updated as by Adam.
+    """
     o = config.optimizer
-    decay = optax.add_decayed_weights(o.weight_decay, decay_mask(o.decay_mask))
+    mask = decay_mask(o.decay_mask)
+    decay = optax.add_decayed_weights(o.weight_decay, mask)
     if o.name == "sgd":
         steps = [decay, optax.trace(o.momentum, o.nesterov)]
-    else:
+    elif o.name == "adamw":
         steps = [optax.scale_by_adam(o.momentum, o.beta2, nesterov=o.nesterov), decay]
+    else:
+        steps = [optax.scale_by_adam(o.momentum, o.beta2, LAMB_EPSILON, nesterov=o.nesterov), decay]
+        if o.weight_decay:
+            steps.append(optax.masked(trust(), mask) if mask else trust())
     clip = [optax.clip_by_global_norm(o.clip_norm)] if o.clip_norm else []
     return optax.chain(*clip, *steps, optax.scale_by_learning_rate(schedule))
+
+
+def trust() -> optax.GradientTransformation:
+    """Updates u of parameters w times |w| / |u| (L2 norms of each), or 1 where either is 0.
+
+    As optax.scale_by_trust_ratio, but for a scanned stage, where a leaf holds one parameter of every unit.
+    """
+
+    def scaled(path: Any, u: jax.Array, w: jax.Array) -> jax.Array:
+        stacked = any(getattr(key, "key", None) == "units" for key in path)
+        axes = tuple(range(int(stacked), u.ndim))
+        of_w, of_u = (jnp.sqrt(jnp.sum(jnp.square(x), axes, keepdims=True)) for x in (w, u))
+        return u * jnp.where((of_w > 0) & (of_u > 0), of_w / jnp.where(of_u > 0, of_u, 1), 1)
+
+    return optax.stateless(lambda updates, params: jax.tree_util.tree_map_with_path(scaled, updates, params))

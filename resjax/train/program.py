@@ -20,6 +20,9 @@ from resjax.evaluation.evaluate import Batch, Metrics, make_eval_step
 from resjax.models.resnet import ResNet
 from resjax.models.spec import Spec
 from resjax.train import sharding
+from resjax.train.ema import Ema
+from resjax.train.loss import Loss
+from resjax.train.mix import Mix
 from resjax.train.optim import learning_rate, optimizer
 from resjax.train.step import TrainState, init_state, make_train_step, several
 
@@ -97,14 +100,22 @@ def build(
     mesh = make_mesh(config, devices)
     rate = learning_rate(config, durations)
     model, tx = ResNet(spec), optimizer(config, rate)
-    init = partial(init_state, spec, tx)
+    init = partial(init_state, spec, tx, averaged=bool(config.ema.decay))
     shapes = jax.eval_shape(init, np.uint32(0))
     over_state, images, all_ = (
         sharding.state_shardings(mesh, shapes),
         sharding.batch_sharding(mesh),
         sharding.replicated(mesh),
     )
-    one_step = make_train_step(model, tx, rate, label_smoothing=o.label_smoothing, accumulate=o.accumulate)
+    one_step = make_train_step(
+        model,
+        tx,
+        rate,
+        loss=Loss.of(config),
+        accumulate=o.accumulate,
+        mix=Mix.of(config),
+        average=Ema.of(config, durations),
+    )
     one_eval = make_eval_step(model)
     where = jax.tree.map(lambda x: x.sharding, data["train"]) if data else None
 

@@ -11,27 +11,45 @@ import optax
 from resjax.evaluation.evaluate import Batch, Metrics, means, sums
 from resjax.models.resnet import ResNet, init_variables
 from resjax.models.spec import Spec
+from resjax.train import ema
+from resjax.train.ema import Ema
+from resjax.train.loss import SOFTMAX, Loss
+from resjax.train.mix import Mix
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """All that training changes. `step` counts optimizer steps done."""
+    """All that training changes. `step` counts optimizer steps done.
+
+    `ema` is None, or the moving average of the weights: `params` and `batch_stats` once more.
+    """
 
     step: jax.Array
     params: Any
     batch_stats: Any
     opt_state: optax.OptState
+    ema: Any = flax.struct.field(
+        default=None, metadata={"starts": lambda state: ema.start(state.params, state.batch_stats)}
+    )
+
+    def weights(self, averaged: bool = False) -> tuple[Any, Any]:
+        """Parameters and batch statistics, or the moving average of both."""
+        return (self.ema["params"], self.ema["batch_stats"]) if averaged else (self.params, self.batch_stats)
 
 
-def init_state(spec: Spec, tx: optax.GradientTransformation, seed: int | jax.Array) -> TrainState:
-    """The state that training starts from."""
+def init_state(
+    spec: Spec, tx: optax.GradientTransformation, seed: int | jax.Array, averaged: bool = False
+) -> TrainState:
+    """The state that training starts from, with a moving average of the weights if they are `averaged`."""
     variables = init_variables(spec, seed)
-    return TrainState(jnp.zeros((), jnp.int32), **variables, opt_state=tx.init(variables["params"]))
+    average = ema.start(**variables) if averaged else None
+    return TrainState(jnp.zeros((), jnp.int32), **variables, opt_state=tx.init(variables["params"]), ema=average)
 
 
-def make_loss(
-    model: ResNet, label_smoothing: float
-) -> Callable[[Any, Any, Batch, jax.Array], tuple[jax.Array, Any]]:
-    """The mean loss of one network in training, and with it the next batch statistics and the batch's `sums`."""
+def make_loss(model: ResNet, loss: Loss) -> Callable[[Any, Any, Batch, jax.Array], tuple[jax.Array, Any]]:
+    """The mean loss of one network in training, and with it the next batch statistics and the batch's `sums`.
+
+    Targets are the batch's `target` [N, K], or else its labels.
+    """
 
     def loss_fn(params: Any, batch_stats: Any, batch: Batch, rng: jax.Array) -> tuple[jax.Array, Any]:
         variables = {"params": params, "batch_stats": batch_stats}
@@ -39,8 +57,8 @@ def make_loss(
         logits, updates = model.apply(
             variables, batch["image"], train=True, mutable=["batch_stats"], rngs={"dropout": rng}
         )
-        targets = optax.smooth_labels(jax.nn.one_hot(batch["label"], logits.shape[-1]), label_smoothing)
-        losses = optax.softmax_cross_entropy(logits, targets)  # [N]
+        targets = batch["target"] if "target" in batch else jax.nn.one_hot(batch["label"], logits.shape[-1])
+        losses = loss(logits, targets)  # [N]
         return losses.mean(), (updates.get("batch_stats", {}), sums(logits, losses, batch["label"]))
 
     return loss_fn
@@ -51,18 +69,26 @@ def make_train_step(
     tx: optax.GradientTransformation,
     rate: optax.Schedule,
     *,
-    label_smoothing: float = 0.0,
+    loss: Loss = SOFTMAX,
     accumulate: int = 1,
+    mix: Mix | None = None,
+    average: Ema | None = None,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
-    """The training step of one network and one optimizer; reports the learning rate of `rate`, `tx`'s schedule."""
-    loss_fn = make_loss(model, label_smoothing)
+    """The training step of one network and one optimizer; reports the learning rate of `rate`, `tx`'s schedule.
+
+    Args:
+      accumulate: microbatches that a batch is taken in.
+      mix: images with each other, before the batch is cut; None: nothing is mixed.
+      average: how the state's `ema` takes in the weights; None: it has none.
+    """
+    loss_fn = make_loss(model, loss)
 
     def train_step(state: TrainState, batch: Batch, seed: jax.Array) -> tuple[TrainState, Metrics]:
         """One optimizer step.
 
         Args:
           batch: image [N, H, W, C] float32, label [N] int32.
-          seed: of the run, uint32; dropout and stochastic depth draw from (seed, step).
+          seed: of the run, uint32; dropout, stochastic depth and `mix` draw from (seed, step).
 
         Returns:
           The next state, and what the step found: the batch's means `loss`, `accuracy` and `accuracy_top5`, the
@@ -70,6 +96,8 @@ def make_train_step(
           after the step (L2, over all parameters).
         """
         rng = jax.random.fold_in(jax.random.key(seed), state.step)
+        if mix:
+            batch = mix(batch, model.spec.num_classes, rng)
 
         def microstep(batch_stats: Any, micro: tuple[Batch, jax.Array]) -> tuple[Any, tuple[Any, Metrics]]:
             part, index = micro
@@ -95,7 +123,10 @@ def make_train_step(
             "gradient_norm": optax.tree.norm(grads),
             "weight_norm": optax.tree.norm(params),
         }
-        return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
+        averages = state.ema
+        if average:
+            averages = average(averages, {"params": params, "batch_stats": batch_stats}, state.step)
+        return TrainState(state.step + 1, params, batch_stats, opt_state, averages), metrics
 
     return train_step
 

@@ -16,11 +16,15 @@ from resjax.evaluation.evaluate import evaluate, make_eval_step, sums
 from resjax.models.resnet import ResNet
 from resjax.models.spec import Spec
 from resjax.train import program
+from resjax.train.ema import Ema
+from resjax.train.loss import Loss
+from resjax.train.mix import Mix
 from resjax.train.step import init_state, make_train_step
 
 SPEC = Spec(units=(1, 1), widths=(4, 8), stem_width=4, input_size=8, input_channels=1)
 PLAIN_NORM = dataclasses.replace(SPEC, norm="none", init_gain=0.5)  # no BN: images do not see each other
 TX = optax.sgd(0.1)
+DIGITS = "--config=configs/digits.py"
 
 
 def batch(n=16, seed=0):
@@ -71,7 +75,7 @@ def assert_close(a, b, tolerance=1e-6):
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_loss_and_step(smoothing):
-    after, before, metrics = stepped(SPEC, label_smoothing=smoothing)
+    after, before, metrics = stepped(SPEC, loss=Loss(label_smoothing=smoothing))
     (loss, stats), grads = loss_and_grad(SPEC, before, batch(), smoothing)
     np.testing.assert_allclose(metrics["loss"] / metrics["count"], loss, rtol=1e-6)
     assert_close(after.params, jax.tree.map(lambda p, g: p - 0.1 * g, before.params, grads))
@@ -85,7 +89,7 @@ def test_label_smoothing_is_1_minus_eps_plus_eps_over_k(smoothing):
     params = jax.tree.map(jnp.zeros_like, init_state(PLAIN_NORM, TX, 0).params)
     before = init_state(PLAIN_NORM, TX, 0).replace(params=params)
     labels = {"image": batch()["image"], "label": jnp.full(16, 3, jnp.int32)}
-    after, metrics = jax.jit(step_of(PLAIN_NORM, label_smoothing=smoothing))(before, labels)
+    after, metrics = jax.jit(step_of(PLAIN_NORM, loss=Loss(label_smoothing=smoothing)))(before, labels)
     np.testing.assert_allclose(metrics["loss"] / 16, np.log(10), rtol=1e-6)
     targets = np.full(10, smoothing / 10)
     targets[3] += 1 - smoothing
@@ -251,9 +255,20 @@ def test_config_reaches_the_step(monkeypatch):
     monkeypatch.setattr(
         program, "make_train_step", lambda model, tx, rate, **options: seen.update(options) or print
     )
-    fields = ("optimizer.label_smoothing=0.2", "optimizer.accumulate=4")
-    experiment.open(load(["--config=configs/digits.py", *(f"--config.{field}" for field in fields)]))
-    assert seen == {"label_smoothing": 0.2, "accumulate": 4}
+    experiment.open(load([DIGITS]))
+    assert seen == {"loss": Loss(label_smoothing=0.1), "accumulate": 1, "mix": None, "average": None}
+    fields = (
+        *("optimizer.label_smoothing=0.2", "optimizer.accumulate=4", "loss.name=binary", "loss.threshold=0.3"),
+        *("mix.mixup=0.1", "mix.cutmix=0.7", "mix.definition=torchvision"),
+        *("ema.decay=0.9", "ema.every_steps=5", "schedule.warmup_epochs=None", "schedule.warmup_steps=7"),
+    )
+    experiment.open(load([DIGITS, *(f"--config.{field}" for field in fields)]))
+    assert seen == {
+        "loss": Loss("binary", 0.2, 0.3),
+        "accumulate": 4,
+        "mix": Mix(0.1, 0.7, "torchvision"),
+        "average": Ema(0.9, every=5, warmup=7),
+    }
 
 
 def test_metrics_tell_means_and_norms():
