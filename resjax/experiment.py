@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -29,7 +28,7 @@ from resjax.train import placement
 from resjax.train.checkpoint import Checkpoints
 from resjax.train.loop import Experiment
 from resjax.train.peers import Alone, Peers
-from resjax.train.program import Program, build, make_mesh
+from resjax.train.program import Part, Program, build, make_mesh
 from resjax.train.step import TrainState
 
 
@@ -68,9 +67,10 @@ class Shared:
         fields = {name: value for name, value in plain(config).items() if name not in self.MAY_DIFFER}
         key = (json.dumps(fields), dataset, tuple(devices))
         if key not in self.programs:
-            data = self.resident(config, dataset, make_mesh(config, devices))
+            mesh = make_mesh(config, devices)
+            normalization, data = placement.normalization(dataset, mesh), self.resident(config, dataset, mesh)
             stride = placement.stride(config, length, data is not None)
-            self.programs[key] = build(config, spec, length, data, stride, devices)
+            self.programs[key] = build(config, spec, length, normalization, data, stride, devices)
         return self.programs[key]
 
 
@@ -118,17 +118,19 @@ def open(
     return Experiment(config, spec, dataset, length, evaluations, program)
 
 
-def evaluated(split: str, dataset: Dataset, batch_size: int, program: Program) -> Iterable[Any]:
+def evaluated(split: str, dataset: Dataset, batch_size: int, program: Program) -> Iterable[Part]:
     """What `program.eval_step` takes, so that every image of a split is counted once.
 
     Batches of the host; of a set on the devices their numbers, all in one call. On a CPU one call a batch: XLA's
     convolutions are slow there inside a loop.
     """
     if program.data is None:
-        return map(program.place, dataset.evaluate(split, batch_size, program.rows))
+        batches = dataset.evaluate(split, batch_size, program.rows)
+        return (Part(program.place(batch), program.normalization) for batch in batches)
     own = program.data[split]
     numbers = np.arange(-(-len(dataset.parts[split]) // batch_size), dtype=np.int32)
-    return [(own, each) for each in (numbers if jax.default_backend() == "cpu" else [numbers])]
+    each_or_all = numbers if jax.default_backend() == "cpu" else [numbers]
+    return [Part(chosen, program.normalization, own) for chosen in each_or_all]
 
 
 def load(

@@ -25,11 +25,11 @@ from resjax import checks, cli, describe, experiment, files, main
 from resjax.analysis import __main__ as analysis
 from resjax.benchmark import __main__ as benchmark
 from resjax.config import default, durations, flatten, plain, restored
-from resjax.data.augment import AUGMENTATIONS, NORMALIZATIONS
+from resjax.data.augment.draw import AUGMENTATIONS
 from resjax.data.prepare import __main__ as prepare
 from resjax.data.prepare import cifar
 from resjax.data.preprocess import Preprocessing
-from resjax.data.resolve import resolve
+from resjax.data.resolve import NORMALIZATIONS, resolve
 from resjax.data.splits import parse_slice
 from resjax.errors import BadInput
 from resjax.models import counts

@@ -22,6 +22,7 @@ import optax
 
 from resjax.analysis import figure, stacks
 from resjax.analysis.runs import OpenedRun, Options, Variables
+from resjax.data.augment.device import Normalization, normalize
 from resjax.errors import BadInput
 from resjax.models import layout
 from resjax.models.layers import Part
@@ -250,7 +251,8 @@ def pictures(run: OpenedRun, split: str, most: int) -> Images:
         kept = list(islice(batches, -(-most // size)))
     there = np.concatenate([batch["mask"] for batch in kept]) > 0
     images, labels = (np.concatenate([batch[name] for batch in kept])[there] for name in ("image", "label"))
-    return jnp.asarray(images), jnp.asarray(labels)
+    own = Normalization.of(run.experiment.dataset.preprocessing)
+    return normalize(jnp.asarray(images), own), jnp.asarray(labels)
 
 
 def plot(found: Mapping[str, Any], path: Path) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 from resjax.analysis import figure, modules
 from resjax.analysis.modules import ModulePath
 from resjax.analysis.runs import OpenedRun, Options, Variables
+from resjax.data.augment.device import Normalization, evaluation_views
 from resjax.errors import BadInput
 from resjax.evaluation.evaluate import Batch, Metrics, add, make_eval_step, means
 from resjax.models.resnet import ResNet
@@ -100,7 +101,8 @@ def measure_seed(run: OpenedRun, step: int, options: Options) -> dict[str, Any]:
     size = min(run.config.batch_size, options.images or run.experiment.dataset.test_size)
     with closing(run.experiment.dataset.evaluate("test", size)) as batches:
         kept = None if options.images is None else -(-options.images // size)
-        images = [jax.device_put(batch) for batch in islice(batches, kept)]
+        own = Normalization.of(run.experiment.dataset.preprocessing)
+        images = [evaluation_views(jax.device_put(batch), own) for batch in islice(batches, kept)]
 
     def accuracy(removed: np.ndarray) -> float:
         return means(add(jax.device_get([lesioned(spec, variables, batch, removed) for batch in images])))[

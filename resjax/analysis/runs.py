@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from resjax import experiment, files
 from resjax.config import network, restored
+from resjax.data.augment.device import Normalization, training_views
 from resjax.errors import BadInput
 from resjax.evaluation.evaluate import Batch
 from resjax.models import scan
@@ -149,8 +150,10 @@ class OpenedRun:
     def batch(self, images: int) -> Batch:
         """The run's first training images, augmented: as many whole BN groups as `images` holds, at least one."""
         group = self.spec.bn_group or 1
-        with closing(self.experiment.dataset.train(max(1, images // group) * group, self.config.seed)) as batches:
-            return jax.device_put(next(batches))
+        dataset = self.experiment.dataset
+        with closing(dataset.train(max(1, images // group) * group, self.config.seed)) as batches:
+            batch = jax.device_put(next(batches))
+        return training_views(batch, Normalization.of(dataset.preprocessing), dataset.pad)
 
     def facts(self) -> dict[str, Any]:
         """What every picture says about the training: `data`, `total_steps` and `batch_size`."""

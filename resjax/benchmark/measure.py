@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 from resjax import experiment, machine
 from resjax.benchmark import twins
 from resjax.benchmark.parts import parts
+from resjax.data.augment.device import training_views
 from resjax.evaluation.evaluate import Batch
 from resjax.models import counts, scan
 from resjax.train.checkpoint import Checkpoints
@@ -51,7 +52,8 @@ def measure(
     run = experiment.open(config)
     config, spec = run.config, run.spec
     with closing(run.dataset.train(config.batch_size, config.seed)) as batches:
-        batch = run.program.place(next(batches))
+        placed = run.program.place(next(batches))
+    batch = training_views(placed, run.program.normalization, config.data.pad)  # for parts and twins
     with closing(run.batches()) as batches:
         feed = run.program.take(batches)
 

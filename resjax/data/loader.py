@@ -1,7 +1,7 @@
 """Batches whose order and augmentation are pure functions of (seed, step).
 
 There is no iterator state to save: the position in the data is the step, whatever the number of workers. What is
-random is drawn first, and then applied: by the host here, or by the device, see `resident`.
+random is drawn first, and then applied: some by the host here, the rest by the device, to which images go as uint8.
 """
 
 import collections
@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from resjax.data import augment, sources, statistics, worker
+from resjax.data import sources, statistics, worker
+from resjax.data.augment import draw, host
 from resjax.data.listing import Listing
 from resjax.data.order import Order, Share, generator
 from resjax.data.preprocess import Preprocessing
@@ -51,15 +52,16 @@ class Dataset(Resolved):
             rows: those of each batch that this process reads, ascending; None for all, then B = batch_size.
 
         Returns:
-            An iterator of {'image': float32 [B, H, W, C], 'label': int32 [B]}.
+            An iterator of {'image': uint8 [B, H, W, C], 'label': int32 [B]} and the draws that the device is to
+            apply, see `augment.device.training_views`.
 
         Raises:
             BadInput: for a damaged record, when the batch that holds it is due.
         """
         import grain
 
-        draw = self._draw(batch_size, seed, rows)
-        read = _TrainBatch(draw, self._records["train"], self.pad, self.preprocessing)
+        own = self._draw(batch_size, seed, rows)
+        read = _TrainBatch(own, self._records["train"], self.preprocessing)
         steps = grain.MapDataset.range(sys.maxsize).map(read)
         return Batches(steps[start_step:], self._threads(), self.workers)
 
@@ -70,7 +72,7 @@ class Dataset(Resolved):
             batch_size, seed, start_step, rows: as in `train`.
 
         Returns:
-            An iterator of {'index': int32 [B]} and what `augment.draw` returns.
+            An iterator of {'index': int32 [B]} and what `augment.draw.draw` returns.
         """
         return Draws(self._draw(batch_size, seed, rows), start_step)
 
@@ -91,7 +93,7 @@ class Dataset(Resolved):
             batch_size, rows: as in `train`.
 
         Returns:
-            An iterator of {'image': float32 [B, H, W, C], 'label': int32 [B], 'mask': float32 [B]}. The last batch
+            An iterator of {'image': uint8 [B, H, W, C], 'label': int32 [B], 'mask': float32 [B]}. The last batch
             is filled up with zeros whose mask is 0; the mask of images is 1.
             All processes get as many batches.
 
@@ -193,7 +195,7 @@ class _Draw:
     def __call__(self, step: int) -> HostBatch:
         index = self.order(step)[self.share.rows].astype(np.int32)
         own = generator(self.order.seed, step)
-        return {"index": index} | augment.draw(self.share, self.augment, self.pad, own)
+        return {"index": index} | draw.draw(self.share, self.augment, self.pad, own)
 
 
 @dataclass(frozen=True)
@@ -202,13 +204,13 @@ class _TrainBatch:
 
     draw: _Draw
     records: sources.Records
-    pad: int
     preprocessing: Preprocessing
 
     def __call__(self, step: int) -> HostBatch:
         draws = self.draw(step)
         images, labels = self.records.read(draws.pop("index"))
-        return {"image": augment.views(images, draws, self.pad, self.preprocessing), "label": labels}
+        views = host.views(images, draws, self.preprocessing)
+        return {"image": views, "label": labels} | {k: x for k, x in draws.items() if k not in draw.ON_HOST}
 
 
 @dataclass(frozen=True)
@@ -225,7 +227,7 @@ class _EvaluationBatch:
         # Rows that are filled up take their shape from an image that is there.
         images, labels = self.records.read(there if there.size else np.array([0]))
         batch = {
-            "image": self.preprocessing.evaluate(images)[: there.size],
+            "image": self.preprocessing.view(images)[: there.size],
             "label": labels[: there.size],
             "mask": np.ones(there.size, np.float32),
         }

@@ -69,22 +69,14 @@ class Preprocessing:
         """C, the channels of an image."""
         return self.mean.shape[-1]
 
-    def evaluate(self, images: Images) -> np.ndarray:
-        """The one fixed view: B uint8 images [H, W, C] -> float32 [B, H', W', C]."""
-        return self.normalize(self.view(images))
-
     def view(self, images: Images) -> np.ndarray:
-        """The same view before it is normalised, uint8: the whole images, or their centres at `size`."""
+        """The one fixed view, not yet normalised: B uint8 images [H, W, C] -> uint8 [B, H', W', C].
+
+        The whole images, or their centres at `size`; `augment.device` normalises them.
+        """
         if not self.size:
             return np.asarray(images)
         return np.stack([centre_view(image, self.size, self.crop_share, self.interpolation) for image in images])
-
-    def normalize(self, images: np.ndarray) -> np.ndarray:
-        """(image - mean) / std: [B, H, W, C] uint8 -> float32."""
-        result = images.astype(np.float32)
-        result -= self.mean
-        result *= 1 / self.std
-        return result
 
     def json(self) -> dict[str, Any]:
         """The fields as JSON values, exact to the last bit; a mean image of 32 x 32 x 3 takes 16 kB."""

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass, field
 
 from resjax.data import folders, prepared, sources
-from resjax.data.augment import AUGMENTATIONS, NORMALIZATIONS
+from resjax.data.augment.draw import AUGMENTATIONS
 from resjax.data.listing import Listing
 from resjax.data.preprocess import Preprocessing
 from resjax.data.splits import Slice, parse_slice
@@ -23,6 +23,7 @@ class Usual:
     normalize: str
 
 
+NORMALIZATIONS = ("pixel_mean", "channel")
 PLACEMENTS = ("auto", "host", "device")
 
 SMALL_PICTURES = Usual("crop_flip", 4, "pixel_mean")  # v1 section 4.2

@@ -1,6 +1,7 @@
 """Exact BN statistics: those of many training batches under the weights as they are, not a trace of earlier ones.
 
-    images = (batch["image"] for batch in itertools.islice(batches, 200))
+    batches = itertools.islice(run.dataset.train(256, seed=0), 200)
+    images = (training_views(b, run.program.normalization, run.dataset.pad)["image"] for b in batches)
     batch_stats = exact.statistics(run.spec, state.params, state.batch_stats, images, "mean_variance")
 
 Two definitions are published. With m and v the mean and the variance of a batch, and E over the batches:

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from resjax.data.augment.device import Normalization, normalize
 from resjax.data.preprocess import Preprocessing, resize
 from resjax.data.sources import Records
 from resjax.errors import BadInput
@@ -165,19 +166,17 @@ def ahead(work: Callable[[Any], Any], items: Sequence[Any], threads: int) -> Ite
             pool.shutdown(cancel_futures=True)
 
 
-def make_score(spec: Spec, mirrored: bool) -> Callable[[Any, Any, Any, Any], jax.Array]:
+def make_score(spec: Spec, mirrored: bool) -> Callable[[Any, Any, Normalization], jax.Array]:
     """The function that `scores` calls for every batch, jitted; compiled once for a shape."""
     model = ResNet(spec)
 
-    def score(variables: Any, views: jax.Array, mean: jax.Array, scale: jax.Array) -> jax.Array:
+    def score(variables: Any, views: jax.Array, normalization: Normalization) -> jax.Array:
         """uint8 [B, V, H, W, C] -> float32 [B, K] whose softmax is the mean of softmax over an image's views.
 
         Of a single view they are its logits, so that nothing is rounded twice.
         """
         count = len(views)
-        # As the run's own evaluation normalises: float32, less the mean, times the scale.
-        images = views.astype(jnp.float32)
-        images = (images - jnp.broadcast_to(mean, images.shape)) * jnp.broadcast_to(scale, images.shape)
+        images = normalize(views, normalization)  # as the run's own evaluation does
         if mirrored:
             images = jnp.concatenate([images, images[:, :, :, ::-1]], 1)
         logits: Any  # [B V, K]
@@ -215,7 +214,7 @@ def scores(
       BadInput: for a record that is damaged.
     """
     score = make_score(spec, views.mirrored)
-    mean, scale = preprocessing.mean, np.asarray(1 / preprocessing.std, np.float32)
+    normalization = Normalization.of(preprocessing)
     labels = np.zeros(len(records), np.int32)
     total = np.full((len(records), spec.num_classes), -np.inf)
     groups = max(1, len(views.scales))
@@ -226,7 +225,7 @@ def scores(
         total[rows] = own if groups == 1 else np.logaddexp(total[rows], own - math.log(groups))
 
     for batch in batches(records, preprocessing, views, labels, batch_size, devices, threads):
-        pending.append((batch.rows, score(variables, place(batch.views), mean, scale)))
+        pending.append((batch.rows, score(variables, place(batch.views), normalization)))
         if len(pending) > 1:  # the devices work on the next while this one is fetched
             add(*pending.popleft())
         done += len(batch.rows) / groups

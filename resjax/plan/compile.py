@@ -9,6 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from resjax.config import durations, network
+from resjax.data.augment.device import Normalization
 from resjax.plan import collectives
 from resjax.plan.load import Load
 from resjax.train import program, sharding
@@ -41,15 +42,17 @@ def measure(config: ConfigDict) -> tuple[Load, Compiled]:
     """
     began = time.monotonic()
     spec = dataclasses.replace(network(config), convolution="xla")  # as on the devices that are planned for
-    built = program.build(config, spec, durations(config, TRAIN_SIZE))
+    channels = (spec.input_channels,)
+    normalization = Normalization(*(jax.ShapeDtypeStruct(shape, np.float32) for shape in (channels, ())))
+    built = program.build(config, spec, durations(config, TRAIN_SIZE), normalization)
     size, where = spec.input_size, sharding.batch_sharding(built.mesh, axis=1)
     batches = {
         "image": jax.ShapeDtypeStruct(
-            (1, config.batch_size, size, size, spec.input_channels), np.float32, sharding=where
+            (1, config.batch_size, size, size, spec.input_channels), np.uint8, sharding=where
         ),
         "label": jax.ShapeDtypeStruct((1, config.batch_size), np.int32, sharding=where),
     }
-    feed = program.Feed(batches, jax.ShapeDtypeStruct((), np.int32))
+    feed = program.Feed(batches, jax.ShapeDtypeStruct((), np.int32), built.normalization)
     seed = jax.ShapeDtypeStruct((), np.uint32)
     step = built.train_step.lower(built.abstract, feed, seed).compile()  # type: ignore[attr-defined]
     analysis, mesh = step.memory_analysis(), built.mesh

@@ -52,7 +52,7 @@ class Load:
         """Memory for every image on the device; gradients of maps come and go, two of the largest at a time."""
         spec = self.spec
         return {
-            "batch": 4 * (spec.input_channels * spec.input_size**2 + 1),
+            "batch": spec.input_channels * spec.input_size**2 + 4,  # uint8, and its label
             "activations": memory.kept(spec) / self.accumulate,
             "working_maps": 2 * memory.widest(spec) / self.accumulate,
         }

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from resjax import machine
 from resjax.config import Durations
+from resjax.data.augment.device import Normalization
 from resjax.data.loader import Dataset
 from resjax.data.resident import Resident
 from resjax.errors import BadInput
@@ -44,12 +45,18 @@ def lay(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> dict[str, Resident]
         return None
     all_ = sharding.replicated(mesh)
     images = all_ if size <= room else sharding.batch_sharding(mesh)
-    where = Resident(images, images, all_, all_, all_)
+    where = Resident(images, images, all_)
     parts = 1 if size <= room else mesh.size
     return {
-        split: jax.tree.map(sharding.put, Resident.of(dataset.stored(split), dataset.preprocessing, parts), where)
+        split: jax.tree.map(sharding.put, Resident.of(dataset.stored(split), parts), where)
         for split in dataset.parts
     }
+
+
+def normalization(dataset: Dataset, mesh: Mesh) -> Normalization:
+    """What normalises the images of a set, on the devices."""
+    where = sharding.replicated(mesh)
+    return Normalization(*(sharding.put(value, where) for value in Normalization.of(dataset.preprocessing)))
 
 
 def name(data: dict[str, Resident] | None) -> str:

@@ -14,6 +14,8 @@ from ml_collections import ConfigDict
 from resjax.checks import mesh_shape
 from resjax.config import Durations
 from resjax.data import resident
+from resjax.data.augment import device
+from resjax.data.augment.device import Normalization
 from resjax.data.loader import HostBatch
 from resjax.data.resident import Resident
 from resjax.evaluation.evaluate import Batch, Metrics, make_eval_step
@@ -31,13 +33,29 @@ class Feed(NamedTuple):
     """What one call of `train_step` works on.
 
     Attributes:
-      batches: k of them, each leaf [k, B, ...]: image and label, or what the host has drawn.
+      batches: k of them, each leaf [k, B, ...], of `Dataset.train`, or of `Dataset.draws` if there is `data`.
       count: so many of them are trained on, int32; those after fill up.
+      normalization: of images.
       data: the training split, where it lies on the devices.
     """
 
     batches: Any
     count: Any
+    normalization: Normalization
+    data: Resident | None = None
+
+
+class Part(NamedTuple):
+    """What one call of `eval_step` works on.
+
+    Attributes:
+      batch: one of `Dataset.evaluate`; if there is `data`, the number of a batch in it, or several numbers [n].
+      normalization: of images.
+      data: the split, where it lies on the devices.
+    """
+
+    batch: Any
+    normalization: Normalization
     data: Resident | None = None
 
 
@@ -51,9 +69,10 @@ class Program:
       init: seed -> the state that training starts from.
       train_step: state, feed, seed -> the state `feed.count` steps on and their metrics [stride], of which those
         after `feed.count` mean nothing; donates the old state.
-      eval_step: params, batch_stats, what `resjax.experiment` evaluates -> sums.
+      eval_step: params, batch_stats, part -> sums.
       rows: those of a batch that this process reads.
       place: lays these rows of a host batch over the devices of this process, as part of the global batch.
+      normalization: of images, on the devices.
       stride: optimizer steps that one call of `train_step` takes at most.
       data: the splits by name, where they lie on the devices; else None, and every batch comes from the host.
     """
@@ -62,9 +81,10 @@ class Program:
     abstract: TrainState
     init: Callable[[np.uint32], TrainState]
     train_step: Callable[[TrainState, Feed, np.uint32], tuple[TrainState, Metrics]]
-    eval_step: Callable[[Any, Any, Any], Metrics]
+    eval_step: Callable[[Any, Any, Part], Metrics]
     rows: np.ndarray
     place: Callable[[HostBatch], Batch]
+    normalization: Normalization
     stride: int = 1
     data: dict[str, Resident] | None = None
 
@@ -75,13 +95,14 @@ class Program:
         taken += taken[-1:] * (self.stride - count)
         stacked = {key: np.stack([batch[key] for batch in taken]) for key in taken[0]}
         placed = sharding.place_rows(self.mesh, stacked, axis=1)
-        return Feed(placed, np.int32(count), self.data["train"] if self.data else None)
+        return Feed(placed, np.int32(count), self.normalization, self.data["train"] if self.data else None)
 
 
 def build(
     config: ConfigDict,
     spec: Spec,
     durations: Durations,
+    normalization: Normalization,
     data: dict[str, Resident] | None = None,
     stride: int = 1,
     devices: Sequence[jax.Device] | None = None,
@@ -89,6 +110,7 @@ def build(
     """Shapes, then shardings by rule, then jit: every array is born where it belongs. Compiles nothing yet.
 
     Args:
+      normalization: of images, on the devices of the mesh; or its shapes and types, to compile alone.
       data: the splits on the devices of the mesh, if they lie there.
       stride: as in `Program`.
       devices: those that the mesh is made of; all by default.
@@ -118,26 +140,24 @@ def build(
     )
     one_eval = make_eval_step(model)
     where = jax.tree.map(lambda x: x.sharding, data["train"]) if data else None
+    constants = Normalization(all_, all_)
 
     def train_step(state: TrainState, feed: Feed, seed: Any) -> tuple[TrainState, Metrics]:
         def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
             if feed.data:
-                batch = over(images, resident.training_batch(feed.data, batch, config.data.pad))
+                batch = over(images, resident.training_batch(feed.data, batch))
+            batch = over(images, device.training_views(batch, feed.normalization, config.data.pad))
             return one_step(state, batch, seed)
 
         return several(step, state, feed.batches, feed.count)
 
-    def eval_step(params: Any, batch_stats: Any, batch: Batch) -> Metrics:
-        return one_eval(params, batch_stats, batch)
+    def eval_step(params: Any, batch_stats: Any, part: Part) -> Metrics:
+        def one(batch: Any) -> Metrics:
+            if part.data:
+                batch = over(images, resident.evaluation_batch(part.data, batch, config.batch_size))
+            return one_eval(params, batch_stats, device.evaluation_views(batch, part.normalization))
 
-    def eval_resident(params: Any, batch_stats: Any, part: tuple[Resident, jax.Array]) -> Metrics:
-        own, numbers = part  # one number of a batch, or several
-
-        def one(number: jax.Array) -> Metrics:
-            batch = resident.evaluation_batch(own, number, config.batch_size)
-            return one_eval(params, batch_stats, over(images, batch))
-
-        return jax.lax.map(one, numbers) if numbers.ndim else one(numbers)
+        return jax.lax.map(one, part.batch) if part.data and part.batch.ndim else one(part.batch)
 
     return Program(
         mesh=mesh,
@@ -151,17 +171,22 @@ def build(
         ),
         train_step=jax.jit(
             train_step,
-            in_shardings=(over_state, Feed(sharding.batch_sharding(mesh, axis=1), all_, where), all_),
+            in_shardings=(over_state, Feed(sharding.batch_sharding(mesh, axis=1), all_, constants, where), all_),
             out_shardings=(over_state, all_),
             donate_argnums=0,
         ),
         eval_step=jax.jit(
-            eval_resident if data else eval_step,
-            in_shardings=(over_state.params, over_state.batch_stats, (where, all_) if data else images),
+            eval_step,
+            in_shardings=(
+                over_state.params,
+                over_state.batch_stats,
+                Part(all_ if data else images, constants, where),
+            ),
             out_shardings=all_,
         ),
         rows=sharding.local_rows(images, config.batch_size),
         place=partial(sharding.place_rows, mesh),
+        normalization=normalization,
         stride=stride,
         data=data,
     )

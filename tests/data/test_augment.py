@@ -4,17 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resjax.data.augment import (
-    AREA,
-    RATIO,
-    TRIES,
-    crop,
-    crop_box,
-    draw,
-    flip,
-    resized_crop,
-    views,
-)
+from resjax.data.augment.device import Normalization, crop, flip, training_views
+from resjax.data.augment.draw import TRIES, draw
+from resjax.data.augment.host import AREA, RATIO, crop_box, resized_crop, views
 from resjax.data.order import Share
 from resjax.data.preprocess import Preprocessing
 
@@ -42,11 +34,11 @@ def test_crop_equals_a_loop_over_pixels():
 
 
 def random_crop(x, share, pad, generator):
-    return crop(x, draw(share, "crop", pad, generator)["offset"], pad)
+    return np.asarray(crop(x, draw(share, "crop", pad, generator)["offset"], pad))
 
 
 def random_flip(x, share, generator):
-    return flip(x, draw(share, "crop_flip", 0, generator)["mirror"])
+    return np.asarray(flip(x, draw(share, "crop_flip", 0, generator)["mirror"]))
 
 
 def random_resized_crop(x, share, size, interpolation, generator):
@@ -54,7 +46,9 @@ def random_resized_crop(x, share, size, interpolation, generator):
 
 
 def random_views(x, share, augment, pad, preprocessing, generator):
-    return views(x, draw(share, augment, pad, generator), pad, preprocessing)
+    draws = draw(share, augment, pad, generator)
+    batch = {"image": views(x, draws, preprocessing), "label": np.zeros(len(x), np.int32)} | draws
+    return np.asarray(training_views(batch, Normalization.of(preprocessing), pad)["image"])
 
 
 def pinned(statistic, expected, deviation, draws):
@@ -107,7 +101,7 @@ def test_zeros_are_padded_after_normalisation():
 def test_what_each_augmentation_does(augment):
     x = images(height=8, width=8)
     preprocessing = Preprocessing(np.array([99, 127, 130], np.float32), np.array([70, 71, 72], np.float32))
-    expected = preprocessing.evaluate(x)
+    expected = (x.astype(np.float32) - preprocessing.mean) * (1 / preprocessing.std)
     if augment != "none":
         generator = rng()
         expected = random_crop(expected, Share.of(len(x)), 1, generator)
@@ -167,7 +161,7 @@ def test_crop_box_falls_back_to_the_centre(shape, box):
 
 def test_resized_crop_of_the_whole_image_is_pillows_antialiased_resize(monkeypatch):
     x = images(batch=2, height=40, width=40)
-    monkeypatch.setattr("resjax.data.augment.crop_box", lambda shape, draws: (0, 0, 40, 40))
+    monkeypatch.setattr("resjax.data.augment.host.crop_box", lambda shape, draws: (0, 0, 40, 40))
     expected = [np.asarray(Image.fromarray(i).resize((10, 10), Image.Resampling.BILINEAR)) for i in x]
     np.testing.assert_array_equal(
         random_resized_crop(list(x), Share.of(len(x)), 10, "bilinear", rng()), np.stack(expected)

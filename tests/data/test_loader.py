@@ -6,9 +6,12 @@ import subprocess
 import sys
 import threading
 
+import jax
 import numpy as np
 import pytest
 
+from resjax.data.augment import device
+from resjax.data.augment.device import Normalization
 from resjax.data.loader import open_dataset
 from resjax.data.order import Order
 from resjax.errors import BadInput
@@ -27,6 +30,11 @@ def assert_equal(a, b):
         for key in x:
             assert x[key].dtype == y[key].dtype
             np.testing.assert_array_equal(x[key], y[key])
+
+
+def views(data, batch):
+    """What the network sees of a batch of the host."""
+    return jax.device_get(device.training_views(batch, Normalization.of(data.preprocessing), data.pad))
 
 
 def photos(settings, photos_dir, **changes):
@@ -72,6 +80,7 @@ def test_repeats_are_those_of_ranks_that_deal_them_out_in_turn(size, batch_size,
 def test_repeats_are_different_views(settings):
     data = open_dataset(**settings | {"repeats": 4, "pad": 4})
     [batch] = take(data.train(64, seed=3), 1)
+    batch = views(data, batch)
     [plain] = take(open_dataset(**settings | {"pad": 4}).train(64, seed=3), 1)
     for copy in batch["label"].reshape(4, 16):
         np.testing.assert_array_equal(copy, plain["label"][:16])  # the images of which one batch has 64
@@ -82,7 +91,7 @@ def test_training_sees_every_image_once_an_epoch(settings):
     data = open_dataset(**settings | {"augment": "none"})
     batches = take(data.train(479, seed=1), 6)  # 3 batches of 479 are one epoch of 1,437
     stored = data._records["train"]
-    expected = np.sort(data.preprocessing.evaluate(stored.images).reshape(1437, -1).sum(axis=1))
+    expected = np.sort(stored.images.reshape(1437, -1).sum(axis=1))
     for epoch in (batches[:3], batches[3:]):
         seen = np.concatenate([batch["image"] for batch in epoch]).reshape(1437, -1)
         np.testing.assert_array_equal(np.sort(seen.sum(axis=1)), expected)
@@ -94,8 +103,8 @@ def test_training_sees_every_image_once_an_epoch(settings):
 def test_batches_are_arrays_of_the_promised_shapes(settings):
     data = open_dataset(**settings)
     [batch] = take(data.train(13, seed=0), 1)
-    assert batch.keys() == {"image", "label"}
-    assert (batch["image"].shape, batch["image"].dtype) == ((13, *data.image_shape), np.float32)
+    assert batch.keys() == {"image", "label", "offset", "mirror"}
+    assert (batch["image"].shape, batch["image"].dtype) == ((13, *data.image_shape), np.uint8)
     assert (batch["label"].shape, batch["label"].dtype) == ((13,), np.int32)
     assert (data.train_size, data.validation_size, data.test_size) == (1437, 0, 360)
     assert data.class_names == tuple("0123456789")
@@ -145,7 +154,7 @@ def test_a_batch_is_its_definition(settings, normalize):
     data = open_dataset(**settings | {"normalize": normalize})
     stored = data.source.load(data.parts["train"])
     for seed, first in ((3, 0), (7, 30)):
-        batches = take(data.train(50, seed=seed, start_step=first), 3)
+        batches = [views(data, batch) for batch in take(data.train(50, seed=seed, start_step=first), 3)]
         assert_equal(batches, [written_out(stored, data, seed, first + i, 50) for i in range(3)])
 
 
@@ -153,7 +162,7 @@ def test_seeds_differ_in_order_and_in_augmentation(settings):
     one = open_dataset(**settings | {"train_split": "train[:1]", "normalize": "channel"})
     order = open_dataset(**settings | {"augment": "none"})
     for data, key in ((one, "image"), (order, "label")):  # of one record, only the augmentation is left
-        batches = [take(data.train(64, seed), 1)[0][key] for seed in range(4)]
+        batches = [views(data, take(data.train(64, seed), 1)[0])[key] for seed in range(4)]
         assert len({batch.tobytes() for batch in batches}) == 4
 
 
@@ -168,7 +177,7 @@ def test_evaluation_sees_every_image_once(settings, split, size):
     np.testing.assert_array_equal(mask, np.arange(len(mask)) < size)
     images = np.concatenate([b["image"] for b in batches])
     stored = data._records[split]
-    np.testing.assert_array_equal(images[:size], data.preprocessing.evaluate(stored.images))
+    np.testing.assert_array_equal(images[:size], stored.images)
     assert not images[size:].any()
     np.testing.assert_array_equal(np.concatenate([b["label"] for b in batches])[:size], stored.labels)
 
@@ -187,14 +196,16 @@ def test_evaluation_of_photographs(settings, photos_dir, workers):
     assert [b["mask"].tolist() for b in batches] == [[1, 1, 1], [1, 1, 1], [1, 0, 0]]
     images, labels = data._records["test"].read(np.arange(7))
     np.testing.assert_array_equal(
-        np.concatenate([b["image"] for b in batches])[:7], data.preprocessing.evaluate(images)
+        np.concatenate([b["image"] for b in batches])[:7], data.preprocessing.view(images)
     )
     assert sorted(labels.tolist()) == sorted(i % 5 for i in range(7))
 
 
 def test_mean_comes_from_the_training_slice(settings):
     data = open_dataset(**settings | {"train_split": "train[:100]", "validation_split": "train[100:]"})
-    seen = np.concatenate([b["image"][b["mask"] > 0] for b in data.evaluate("train", 32)])
+    normalization = Normalization.of(data.preprocessing)
+    batches = [device.evaluation_views(batch, normalization) for batch in data.evaluate("train", 32)]
+    seen = np.concatenate([b["image"][b["mask"] > 0] for b in batches])
     np.testing.assert_allclose(seen.mean(axis=0), 0, atol=1e-5)
     np.testing.assert_allclose(seen.std(), 1, atol=1e-5)
 

@@ -1,4 +1,4 @@
-"""A set in device memory gives the batches of the host to the last bit."""
+"""A set in device memory gives the batches of the host."""
 
 import functools
 import itertools
@@ -11,9 +11,7 @@ import pytest
 from resjax.data import resident
 from resjax.data.loader import open_dataset
 from resjax.data.order import generator
-from resjax.data.preprocess import Preprocessing
 from resjax.data.resident import Resident
-from resjax.data.sources import InMemory
 from resjax.errors import BadInput
 
 
@@ -25,7 +23,7 @@ def assert_equal(found, expected):
 
 
 def resident_of(data, split):
-    return jax.device_put(Resident.of(data.stored(split), data.preprocessing))
+    return jax.device_put(Resident.of(data.stored(split)))
 
 
 SHAPES = {"digits": {}, "synthetic": {"image_size": 9, "train_split": "train[:300]", "test_split": "test[:70]"}}
@@ -38,7 +36,7 @@ def test_training_batches(settings, name, augment, pad, normalize):
     """8 x 8 of one channel and 9 x 9 of three; whole batches, and two processes' rows of them."""
     changes = SHAPES[name] | {"name": name, "augment": augment, "pad": pad, "normalize": normalize}
     data = open_dataset(**settings | changes)
-    own, make = resident_of(data, "train"), jax.jit(functools.partial(resident.training_batch, pad=data.pad))
+    own, make = resident_of(data, "train"), jax.jit(resident.training_batch)
     for rows in (None, np.array([0, 1, 6, 7]), np.array([2, 3, 4, 5])):
         size = 53 if rows is None else 8
         host, draws = data.train(size, 5, 40, rows), data.draws(size, 5, 40, rows)
@@ -56,20 +54,11 @@ def test_evaluation_batches(settings, name, batch_size):
     data = open_dataset(**settings | SHAPES[name] | {"name": name, "test_split": "test[:69]"})
     make = jax.jit(functools.partial(resident.evaluation_batch, batch_size=batch_size))
     for parts in (1, 8):
-        own = Resident.of(data.stored("test"), data.preprocessing, parts)
+        own = Resident.of(data.stored("test"), parts)
         assert len(own.images) == len(own.labels) == (72 if parts == 8 else 69)
         batches = list(data.evaluate("test", batch_size))
         for number, expected in enumerate(batches):
             assert_equal(make(own, np.int32(number)), expected)
-
-
-def test_zeros_are_padded_after_normalisation():
-    stored = InMemory(np.full((4, 6, 6, 1), 200, np.uint8), np.zeros(4, np.int32))
-    preprocessing = Preprocessing(np.full((6, 6, 1), 100, np.float32), np.array(50, np.float32))
-    draws = {"index": np.arange(4, dtype=np.int32), "offset": np.array([[0, 0], [6, 6], [3, 3], [0, 6]], np.int32)}
-    batch = resident.training_batch(jax.device_put(Resident.of(stored, preprocessing)), draws, 3)
-    assert set(np.unique(batch["image"][:2])) == {0, 2}  # padding before would give (0 - 100) / 50 = -2
-    assert set(np.unique(batch["image"][2])) == {2}
 
 
 def test_draws_go_on_at_any_step_and_end(settings):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from resjax.data import statistics
+from resjax.data.augment.device import Normalization, normalize
 from resjax.data.loader import open_dataset
 from resjax.data.preprocess import Preprocessing
 
@@ -19,7 +20,7 @@ def test_by_pixel_is_a_mean_image_and_one_scalar():
     np.testing.assert_array_equal(mean, x.mean(axis=0, dtype=np.float64).astype(np.float32))
     np.testing.assert_allclose(std, centred.std(), rtol=1e-7)
     assert (mean.dtype, mean.shape, std.dtype, std.shape) == (np.float32, (4, 7, 3), np.float32, ())
-    y = Preprocessing(mean, std).evaluate(x)
+    y = normalize(x, Normalization.of(Preprocessing(mean, std)))
     assert y.dtype == np.float32
     np.testing.assert_allclose(y, centred / centred.std(), rtol=1e-5, atol=1e-5)
 
@@ -30,7 +31,7 @@ def test_by_channel_is_one_mean_and_std_for_each():
     mean, std = statistics.by_channel(x)
     np.testing.assert_allclose(mean, x.mean(axis=(0, 1, 2), dtype=np.float64), rtol=1e-7)
     np.testing.assert_allclose(std, [x[..., 0].std(), 1, x[..., 2].std()], rtol=1e-7)
-    y = Preprocessing(mean, std).evaluate(x)
+    y = normalize(x, Normalization.of(Preprocessing(mean, std)))
     np.testing.assert_allclose(y.mean(axis=(0, 1, 2)), 0, atol=1e-4)
     np.testing.assert_allclose(y.std(axis=(0, 1, 2)), [1, 0, 1], atol=1e-4)
 
@@ -50,7 +51,7 @@ def test_imagenet_constants():
     x = np.full((1, 1, 1, 3), 51, np.uint8)
     expected = (51 / 255 - np.array([0.485, 0.456, 0.406])) / np.array([0.229, 0.224, 0.225])
     imagenet = Preprocessing(statistics.IMAGENET_MEAN, statistics.IMAGENET_STD)
-    np.testing.assert_allclose(imagenet.evaluate(x)[0, 0, 0], expected, rtol=1e-5)
+    np.testing.assert_allclose(normalize(x, Normalization.of(imagenet))[0, 0, 0], expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("normalize", "shape"), [("pixel_mean", (8, 8, 1)), ("channel", (1,))])

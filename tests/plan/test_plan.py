@@ -54,8 +54,9 @@ def test_state_of_a_device_by_hand(eight, split):
     assert part.fixed["parameters"] == 4 * (SMALL + LARGE // 4)
     assert part.fixed["optimizer"] == part.fixed["parameters"] + 4  # the momentum, and a count of steps
     assert part.fixed["batch_statistics"] == STATISTICS
-    assert part.memory["batch"] == 64 * 4 * (8 * 8 + 1)
-    assert compiled.arguments == pytest.approx(part.arguments, abs=16)  # the step and the seed are not in ours
+    assert part.memory["batch"] == 64 * (8 * 8 + 4)
+    # What normalises, the step, the seed and the number of steps are not in ours.
+    assert compiled.arguments == pytest.approx(part.arguments, abs=20)
 
 
 def test_activations_by_hand(eight):

@@ -89,9 +89,9 @@ def test_evaluation_in_one_call_counts_every_image_once(opened, monkeypatch, mes
     single = [list(e.batches()) for e in run.evaluations]
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     for evaluation, calls, size in zip(run.evaluations, single, (1300, 137, 360), strict=True):
-        [(data, numbers)] = evaluation.batches()
-        assert (len(calls), numbers.tolist()) == (-(-size // 64), list(range(-(-size // 64))))
-        found = run.program.eval_step(state.params, state.batch_stats, (data, numbers))
+        [part] = evaluation.batches()
+        assert (len(calls), part.batch.tolist()) == (-(-size // 64), list(range(-(-size // 64))))
+        found = run.program.eval_step(state.params, state.batch_stats, part)
         assert float(found["count"].sum()) == size
         for i, call in enumerate(calls):
             one = run.program.eval_step(state.params, state.batch_stats, call)

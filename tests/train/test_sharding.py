@@ -19,7 +19,7 @@ BASE = (
     "--config.optimizer.learning_rate=0.01",
     "--config.schedule.warmup=none",
 )
-BLANK = {"image": np.zeros((64, 8, 8, 1), np.float32), "label": np.zeros(64, np.int32)}
+BLANK = {"image": np.zeros((64, 8, 8, 1), np.uint8), "label": np.zeros(64, np.int32)}
 SEED = np.uint32(0)
 ONE, EIGHT, FSDP = ("mesh.data=1",), ("mesh.data=8",), ("mesh.data=2", "mesh.fsdp=4")
 

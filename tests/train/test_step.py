@@ -11,6 +11,7 @@ import pytest
 
 from resjax import experiment
 from resjax.cli import load
+from resjax.data.augment.device import Normalization, evaluation_views
 from resjax.data.loader import open_dataset
 from resjax.evaluation.evaluate import evaluate, make_eval_step, sums
 from resjax.models.resnet import ResNet
@@ -215,16 +216,20 @@ def test_evaluation_counts_every_image_once(batch_size):
         count.append(float(found["count"]))
         return found
 
+    def batches(size):
+        normalization = Normalization.of(dataset.preprocessing)
+        return [evaluation_views(jax.device_put(batch), normalization) for batch in dataset.evaluate("test", size)]
+
     step, count = jax.jit(make_eval_step(ResNet(spec))), []
     if batch_size == 1:  # the same images by hand
-        parts = list(dataset.evaluate("test", 360))
+        parts = batches(360)
         logits = ResNet(spec).apply({"params": state.params}, parts[0]["image"])
         right = np.asarray(logits).argmax(1) == parts[0]["label"]
-        means = evaluate(eval_step, state.params, state.batch_stats, dataset.evaluate("test", 1))
+        means = evaluate(eval_step, state.params, state.batch_stats, batches(1))
         assert means["accuracy"] == right.mean()
-    means = evaluate(eval_step, state.params, state.batch_stats, dataset.evaluate("test", batch_size))
+    means = evaluate(eval_step, state.params, state.batch_stats, batches(batch_size))
     assert sum(count) in (360, 720)
-    reference = evaluate(step, state.params, state.batch_stats, dataset.evaluate("test", 360))
+    reference = evaluate(step, state.params, state.batch_stats, batches(360))
     assert means["accuracy"] == reference["accuracy"]
     assert means["loss"] == pytest.approx(reference["loss"], rel=1e-6)
 
