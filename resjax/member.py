@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from resjax import checks, cli, experiment, files
 from resjax.config import network, restored
+from resjax.data.augment.device import Normalization, training_views
 from resjax.data.loader import open_dataset
 from resjax.data.preprocess import Preprocessing
 from resjax.data.resolve import resolve
@@ -122,8 +123,10 @@ class Member:
         # A part of each batch on every device, or, where that does not come out even, all of it.
         where = sharding.replicated(mesh) if size % mesh.size else sharding.batch_sharding(mesh)
         dataset = open_dataset(**self.config.data, preprocessing=self.preprocessing, listing=self.source.listing)
+        normalization = Normalization.of(self.preprocessing)
         with closing(dataset.train(size, seed, self.step)) as batches:
-            images = (jax.device_put(batch["image"], where) for batch in itertools.islice(batches, bn.batches))
+            placed = (jax.device_put(batch, where) for batch in itertools.islice(batches, bn.batches))
+            images = (training_views(batch, normalization, dataset.pad)["image"] for batch in placed)
             params, running = weights["params"], weights["batch_stats"]
             return {
                 "params": params,

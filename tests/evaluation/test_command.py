@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from resjax import evaluate
+from resjax.data.augment.device import Normalization, normalize, training_views
 from resjax.data.loader import open_dataset
 from resjax.member import Member
 from resjax.models.resnet import ResNet
@@ -79,12 +80,17 @@ def test_exact_bn_statistics_of_the_batches_that_training_would_see_next(judge, 
     member = Member.open(runs.first, [], "test", "last")
     dataset = open_dataset(**member.config.data, preprocessing=member.preprocessing)
     with closing(dataset.train(8, 0, start_step=2)) as batches, closing(Checkpoints(runs.first)) as checkpoints:
-        weights, images = checkpoints.weights(2), next(batches)["image"]
+        weights, batch = checkpoints.weights(2), next(batches)
+    normalization = Normalization.of(member.preprocessing)
+    images = training_views(batch, normalization, dataset.pad)["image"]
     model = ResNet(dataclasses.replace(member.spec, bn_momentum=0.0))
     new = model.apply(weights, images, train=True, mutable=["batch_stats"])[1]["batch_stats"]
     records = member.source.open(member.task.part)
     tested, labels = records.read(np.arange(len(records)))
-    logits = model.apply({"params": weights["params"], "batch_stats": new}, member.preprocessing.evaluate(tested))
+    logits = model.apply(
+        {"params": weights["params"], "batch_stats": new},
+        normalize(member.preprocessing.view(tested), normalization),
+    )
     expected = -jax.nn.log_softmax(logits)[np.arange(len(labels)), labels].mean()
     assert found["loss"] == pytest.approx(float(expected), rel=1e-4)
     assert judge(*flags, "--bn_batches=3", "--bn_definition=total_variance")["loss"] != found["loss"]
