@@ -50,10 +50,15 @@ def default(model: Spec | None = None) -> ConfigDict:
     c.data.validation_split = ""  # such as train[45000:]; the only split by which anything may be selected
     c.data.test_split = placeholder(str)  # None: the one that is usual for the set
     # What is usual for the set, unless it is given here.
-    c.data.augment = placeholder(str)  # none | crop | crop_flip | resized_crop_flip
+    # none | crop | crop_flip; photos: resized_crop_flip (Inception) | scale_crop_flip (v1) | fb_crop_flip (FAIR)
+    c.data.augment = placeholder(str)
     c.data.pad = placeholder(int)  # pixels of zero padding before the random crop
     c.data.normalize = placeholder(str)  # pixel_mean | channel
     c.data.image_size = 0  # 0: the set's own
+    c.data.jitter = 0.0  # strength of fb.resnet's jitter of brightness, contrast and saturation, 0.4 there; 0: off
+    c.data.lighting = 0.0  # standard deviation of AlexNet's PCA colour noise, 0.1 there; 0: off
+    c.data.policy = ""  # rand-m7-mstd0.5-inc1 (timm) | torchvision-rand-n2-m9 | trivial-wide; empty: none
+    c.data.erase = 0.0  # probability of random erasing; 0: off
     c.data.repeats = 1  # views of an image in succession; an epoch keeps its length and has fewer images
     c.data.workers = 0  # processes that prepare batches, always the same ones; 0: threads
     c.data.skip_damaged = False  # of `folder`: go on without the damaged files

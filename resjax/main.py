@@ -54,6 +54,7 @@ from resjax.train.progress import NonFinite
 
 CURVES = "curves.png"
 DRAWING = threading.Lock()  # matplotlib is made for one thread
+OPTIONS = ("jitter", "lighting", "policy", "erase")  # of augmentation, which are named where they are on
 OF_A_MACHINE = ("data.dir",)  # fields that the processes of a job need not have in common
 
 
@@ -278,7 +279,8 @@ def announce(run: Experiment, workdir: Path) -> None:
     placed = where[placement.name(run.program.data)]
     photos = f" {config.data.dir}" if dataset.source.listing else ""
     calls = f", up to {run.program.stride} a call" if run.program.stride > 1 else ""
-    repeats = f" repeats={dataset.repeats}" if dataset.repeats > 1 else ""
+    switched_on = "".join(f" {name}={getattr(dataset, name)}" for name in OPTIONS if getattr(dataset, name))
+    switched_on += f" repeats={dataset.repeats}" if dataset.repeats > 1 else ""
     processes = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
     say(
         f"resjax {resjax.__version__}, jax {jax.__version__}\n"
@@ -289,7 +291,7 @@ def announce(run: Experiment, workdir: Path) -> None:
         f"data      {config.data.name}{photos}: {dataset.train_size:,} training, "
         f"{dataset.validation_size:,} validation, {dataset.test_size:,} test images of "
         f"{' x '.join(map(str, dataset.image_shape))} in {dataset.num_classes} classes{placed}\n"
-        f"          augment={dataset.augment} pad={dataset.pad} normalize={dataset.normalize}{repeats}\n"
+        f"          augment={dataset.augment} pad={dataset.pad} normalize={dataset.normalize}{switched_on}\n"
         f"training  {durations.total:,} steps of {config.batch_size} images, "
         f"{durations.total / durations.per_epoch:.1f} epochs{calls}\n"
         f"logs      {workdir}  (metrics.jsonl, tensorboard/, checkpoints/)"

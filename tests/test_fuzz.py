@@ -25,6 +25,7 @@ from resjax import checks, cli, describe, experiment, files, main
 from resjax.analysis import __main__ as analysis
 from resjax.benchmark import __main__ as benchmark
 from resjax.config import default, durations, flatten, plain, restored
+from resjax.data.augment import policies
 from resjax.data.augment.draw import AUGMENTATIONS
 from resjax.data.prepare import __main__ as prepare
 from resjax.data.prepare import cifar
@@ -147,6 +148,7 @@ WORD_OF = {  # of the fields that take one of several words
     "data.name": ("digits", "synthetic", "cifar10", "cifar100", "imagenet2012", "mnist"),
     "data.augment": AUGMENTATIONS,
     "data.normalize": NORMALIZATIONS,
+    "data.policy": ("", *policies.NAMES),
 }
 SPLITS = (
     *["train", "test", "validation", "train[:1000]", "train[1000:]", "train[:1]", "test[50%:]", "train[-9:]"],

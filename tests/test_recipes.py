@@ -63,9 +63,14 @@ COMMON = {
     "model.convolution": "auto",
     "model.scan": False,
     "model.remat": False,
+    "model.output_stride": 0,
     "data.dir": "",
     "data.train_split": "train",
     "data.validation_split": "",
+    "data.jitter": 0.0,
+    "data.lighting": 0.0,
+    "data.policy": "",
+    "data.erase": 0.0,
     "data.repeats": 1,
     "data.workers": 0,
     "data.placement": "auto",
@@ -144,6 +149,9 @@ RECIPES = {
     "imagenet.py:v1-50": {
         "name": "imagenet-v1-50",
         "data.name": "imagenet2012",
+        "data.augment": "scale_crop_flip",
+        "data.normalize": "channel",
+        "data.lighting": 0.1,
         "data.workers": 8,
         "batch_size": 256,
         "total_epochs": 90.0,
@@ -213,6 +221,16 @@ def test_deep_and_preactivated_networks_warm_up(network):
 def test_the_papers_networks_decay_weights_and_the_others_what_their_code_does(mask, networks):
     for network in networks:
         assert load([f"--config=configs/{network}"]).optimizer.decay_mask == mask, network
+
+
+def test_the_papers_networks_are_trained_on_the_papers_views():
+    views = {
+        network: (data.augment, data.lighting)
+        for network in ("v1-18", "v2-200", "plain-34", "v1.5-50", "se-50", "wide-50-2")
+        for data in [load([f"--config=configs/imagenet.py:{network}"]).data]
+    }
+    papers, others = ("scale_crop_flip", 0.1), (None, 0.0)
+    assert list(views.values()) == [papers, papers, papers, others, others, others]
 
 
 @pytest.mark.parametrize("file", ["digits.py", "cifar10.py"])

@@ -84,7 +84,7 @@ class Dataset(Resolved):
 
     def _draw(self, batch_size: int, seed: int, rows: np.ndarray | None) -> "_Draw":
         order, share = Order(self.train_size, batch_size, seed, self.repeats), Share.of(batch_size, rows)
-        return _Draw(order, share, self.augment, self.pad)
+        return _Draw(order, share, self.augmentation, self.image_shape[:2])
 
     def evaluate(self, split: str, batch_size: int, rows: np.ndarray | None = None) -> "Batches":
         """Every image of 'train', 'validation' or 'test' once, in stored order and without augmentation.
@@ -111,8 +111,8 @@ class Dataset(Resolved):
         return Batches(grain.MapDataset.range(steps).map(read), self._threads(), workers)
 
     def _threads(self) -> int:
-        """All cores, to decode photographs; for a set in memory more threads would only wait for Python's lock."""
-        return 2 if self.ready else min(16, os.cpu_count() or 1)
+        """All cores, to decode photographs and for policies; else threads would only wait for Python's lock."""
+        return 2 if self.ready and not self.policy else min(16, os.cpu_count() or 1)
 
 
 class Batches(Iterator[HostBatch]):
@@ -189,13 +189,13 @@ class _Draw:
 
     order: Order
     share: Share
-    augment: str
-    pad: int
+    augmentation: draw.Augmentation
+    shape: tuple[int, int]
 
     def __call__(self, step: int) -> HostBatch:
         index = self.order(step)[self.share.rows].astype(np.int32)
         own = generator(self.order.seed, step)
-        return {"index": index} | draw.draw(self.share, self.augment, self.pad, own)
+        return {"index": index} | draw.draw(self.share, self.augmentation, self.shape, own)
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ class _TrainBatch:
     def __call__(self, step: int) -> HostBatch:
         draws = self.draw(step)
         images, labels = self.records.read(draws.pop("index"))
-        views = host.views(images, draws, self.preprocessing)
+        views = host.views(images, draws, self.preprocessing, self.draw.augmentation.policy)
         return {"image": views, "label": labels} | {k: x for k, x in draws.items() if k not in draw.ON_HOST}
 
 

@@ -130,11 +130,12 @@ def centre_view(image: np.ndarray, size: int, crop_share: float, interpolation: 
 
 
 def resize(
-    image: np.ndarray, box: tuple[int, int, int, int], size: tuple[int, int], interpolation: str
+    image: np.ndarray, box: tuple[float, float, float, float], size: tuple[int, int], interpolation: str
 ) -> np.ndarray:
     """Resizes box (left, top, right, bottom) of a uint8 image [H, W, C] to size (width, height).
 
-    Pillow's filters average over the source pixels where they shrink (antialiasing).
+    Pillow's filters average over the source pixels where they shrink (antialiasing). They see pixels beyond the
+    box, so the result is a part of the whole image, resized.
     """
     pixels = image[..., 0] if image.shape[-1] == 1 else image
     resized = Image.fromarray(pixels).resize(size, INTERPOLATIONS[interpolation], box=box)

@@ -4,7 +4,8 @@ import os
 from dataclasses import dataclass, field
 
 from resjax.data import folders, prepared, sources
-from resjax.data.augment.draw import AUGMENTATIONS
+from resjax.data.augment import policies
+from resjax.data.augment.draw import AUGMENTATIONS, PHOTO_CROPS, Augmentation
 from resjax.data.listing import Listing
 from resjax.data.preprocess import Preprocessing
 from resjax.data.splits import Slice, parse_slice
@@ -55,6 +56,7 @@ class Resolved:
         image_shape: (H, W, C) of the processed images.
         image_size: their side in pixels, which replaces `data.image_size=0`; 0 if they are not square.
         augment, pad, normalize: as configured, or as is usual for the set.
+        jitter, lighting, policy, erase: as configured.
         source: where the records come from.
         repeats: as configured.
         parts: the configured slices by role, 'train', 'validation' and 'test'.
@@ -69,6 +71,10 @@ class Resolved:
     image_shape: tuple[int, int, int]
     augment: str
     pad: int
+    jitter: float
+    lighting: float
+    policy: str
+    erase: float
     normalize: str
     test_split: str
     repeats: int
@@ -81,6 +87,11 @@ class Resolved:
     def ready(self) -> bool:
         """Whether the images lie in memory at their final size."""
         return self.in_memory and not self.resized
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """What is done to training images."""
+        return Augmentation(self.augment, self.pad, self.jitter, self.lighting, self.policy, self.erase)
 
     @property
     def image_size(self) -> int:
@@ -112,6 +123,10 @@ def resolve(
     normalize: str | None,
     image_size: int,
     workers: int,
+    jitter: float = 0.0,
+    lighting: float = 0.0,
+    policy: str = "",
+    erase: float = 0.0,
     repeats: int = 1,
     placement: str = "auto",
     skip_damaged: bool = False,
@@ -130,14 +145,20 @@ def resolve(
         train_split, validation_split, test_split: such as 'train[:45000]' (see `splits`); '' for no validation;
             None for the split that the set is usually tested on.
         augment: of training images: 'none'; 'crop' pads with zeros after normalisation and crops at random;
-            'crop_flip' also mirrors with probability 1/2, the papers' CIFAR augmentation; 'resized_crop_flip' takes
-            a random part of the image as in Inception, for ImageNet.
+            'crop_flip' also mirrors with probability 1/2, the papers' CIFAR augmentation. Of photos each view is a
+            part, mirrored with probability 1/2: 'resized_crop_flip' as in Inception (`boxes.crop_box`),
+            'scale_crop_flip' as in the papers (`boxes.scale_crop_box`), 'fb_crop_flip' as in fb.resnet.torch
+            (`boxes.fb_crop_box`).
         pad: zeros on each side before a crop, in pixels.
         normalize: 'pixel_mean' subtracts the training split's mean image and divides by one scalar; 'channel'
             standardises each channel, with ImageNet's constants if the set does not fit in memory.
         image_size: side of the processed images in pixels; 0 means the set's own, or 224 if its images differ in
             size. Images of another size are resized to a short side of 256/224 of it and cropped at the centre.
         workers: processes that read and decode; 0 uses threads, the fastest for sets that fit in memory.
+        jitter: strength of the jitter of brightness, contrast and saturation, 0 to 1; 0 for none (`colour.jitter`).
+        lighting: standard deviation of AlexNet's colour noise, 0 to 1; 0 for none (`draw.light`).
+        policy: name of an augmentation policy, '' for none (`policies.policy`).
+        erase: probability of random erasing, 0 to 1; 0 for none (`boxes.erased_box`).
         repeats: repeated augmentation: views of an image that come in succession, see `order`.
         placement: one of PLACEMENTS; 'device' is refused here for a set that the device cannot be given.
         skip_damaged, split_seed: of a folder, see `folders.source`.
@@ -148,6 +169,7 @@ def resolve(
         BadInput: for a value that cannot work, or a set that is missing or does not fit `preprocessing`.
     """
     _check_values(augment, pad, normalize, image_size, workers)
+    _check_shares(jitter=jitter, lighting=lighting, erase=erase)
     if repeats < 1:
         raise BadInput(f"data.repeats={repeats}: must be at least 1, which takes every image once")
     asked_size = image_size or (preprocessing.size if preprocessing else 0)
@@ -163,6 +185,7 @@ def resolve(
     if augment is None:
         augment = usual.augment if usual else _ask(name, augment, normalize)
     image_shape, resized = _processed_shape(source, augment, asked_size)
+    _check_colours(name, image_shape[2], jitter=jitter, lighting=lighting, policy=policy)
     in_memory = source.fits_in_memory(sum(map(len, parts.values())))
     if preprocessing:
         _check_fit(preprocessing, source, image_shape, resized, augment, normalize)
@@ -176,6 +199,10 @@ def resolve(
         image_shape=image_shape,
         augment=augment,
         pad=_pad(name, augment, pad, usual, image_shape),
+        jitter=jitter,
+        lighting=lighting,
+        policy=policy,
+        erase=erase,
         normalize=normalize,
         test_split=test_split,
         repeats=repeats,
@@ -219,6 +246,11 @@ def _check_device(resolved: Resolved, workers: int) -> None:
             f"data.placement='device', but {resolved.name!r} is read from disk or resized as it is needed ({why}): "
             "use data.placement='host'"
         )
+    if resolved.policy:
+        raise BadInput(
+            f"data.policy={resolved.policy!r} beside data.placement='device', but the host applies policies: use "
+            "data.placement='host'"
+        )
 
 
 def _check_values(
@@ -235,6 +267,26 @@ def _check_values(
         raise BadInput(
             f"data.workers={workers} is far more than the {cores} cores here can run: use at most {cores}"
         )
+
+
+def _check_shares(**shares: float) -> None:
+    """Raises BadInput unless each of these fields lies in [0, 1]."""
+    for name, value in shares.items():
+        if not 0 <= value <= 1:  # refuses NaN too
+            raise BadInput(f"data.{name}={value}: must lie in [0, 1]; 0 switches it off")
+
+
+def _check_colours(name: str, channels: int, *, jitter: float, lighting: float, policy: str) -> None:
+    """Raises BadInput for an unknown policy, or for images that have no colours to change."""
+    if policy:
+        policies.policy(policy)
+    for option, value in {"policy": policy, "jitter": jitter, "lighting": lighting}.items():
+        if value and channels != 3:
+            off = "''" if option == "policy" else "0"
+            raise BadInput(
+                f"data.{option}={value!r} is for images of 3 channels, and those of {name!r} have {channels}: "
+                f"set data.{option}={off}"
+            )
 
 
 def _usual(source: sources.Source) -> Usual | None:
@@ -314,7 +366,7 @@ def _processed_shape(source: sources.Source, augment: str, image_size: int) -> t
         side = image_size or PHOTOGRAPH_SIDE
         return (side, side, 3), True
     height, width, channels = shape
-    if image_size in (0, height) and image_size in (0, width) and augment != "resized_crop_flip":
+    if image_size in (0, height) and image_size in (0, width) and augment not in PHOTO_CROPS:
         return shape, False
     if not image_size and height != width:
         raise BadInput(f"data.image_size=0, but images of {source.name!r} are not square: give the side in pixels")

@@ -16,8 +16,8 @@ TABLE6 = {
     1202: (Published(7.93), "19.4M"),
 }
 FAIRS = (
-    "Schedule and augmentation are FAIR's (configs/imagenet.py): 90 epochs with drops at 30 and 60, random resized "
-    "crops. BN keeps its running statistics."
+    "The schedule is FAIR's (configs/imagenet.py): 90 epochs with drops at 30 and 60. BN keeps its running "
+    "statistics."
 )
 CENTRE_CROP = f"The numbers are of 10 crops, the curves of one centre crop, which gives higher errors. {FAIRS}"
 

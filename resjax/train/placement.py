@@ -24,13 +24,16 @@ HORIZON = 10_000  # steps that the choice looks at
 def lay(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> dict[str, Resident] | None:
     """The splits on the devices: whole on each if they fit, else split over them by images; None: on the host.
 
-    Says so on stderr if they would be on the devices but for their size.
+    Says so on stderr if they would be on the devices but for their size or a policy.
 
     Raises:
       BadInput: for `data.placement=device` and a set that does not fit.
     """
     placement = config.data.placement
     if placement == "host" or not dataset.ready or dataset.workers:
+        return None
+    if dataset.policy:
+        say(f"data.policy={dataset.policy} is applied by the host: images stay there")
         return None
     size, room = sum(dataset.stored(split).nbytes for split in dataset.parts), device_room(mesh)
     if size > room * mesh.size:
@@ -40,8 +43,7 @@ def lay(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> dict[str, Resident]
         )
         if placement == "device":
             raise BadInput(f"{why}: use data.placement=host")
-        if jax.process_index() == 0:
-            print(f"{why}: they stay on the host", file=sys.stderr)
+        say(f"{why}: they stay on the host")
         return None
     all_ = sharding.replicated(mesh)
     images = all_ if size <= room else sharding.batch_sharding(mesh)
@@ -57,6 +59,12 @@ def normalization(dataset: Dataset, mesh: Mesh) -> Normalization:
     """What normalises the images of a set, on the devices."""
     where = sharding.replicated(mesh)
     return Normalization(*(sharding.put(value, where) for value in Normalization.of(dataset.preprocessing)))
+
+
+def say(text: str) -> None:
+    """A line on stderr, of the first process alone."""
+    if jax.process_index() == 0:
+        print(text, file=sys.stderr)
 
 
 def name(data: dict[str, Resident] | None) -> str:

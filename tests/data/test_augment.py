@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from resjax.data.augment.boxes import AREA, RATIO, crop_box
 from resjax.data.augment.device import Normalization, crop, flip, training_views
-from resjax.data.augment.draw import TRIES, draw
-from resjax.data.augment.host import AREA, RATIO, crop_box, resized_crop, views
+from resjax.data.augment.draw import TRIES, Augmentation, draw
+from resjax.data.augment.host import cut, views
 from resjax.data.order import Share
 from resjax.data.preprocess import Preprocessing
 
@@ -34,19 +35,21 @@ def test_crop_equals_a_loop_over_pixels():
 
 
 def random_crop(x, share, pad, generator):
-    return np.asarray(crop(x, draw(share, "crop", pad, generator)["offset"], pad))
+    return np.asarray(crop(x, draw(share, Augmentation("crop", pad), (0, 0), generator)["offset"], pad))
 
 
 def random_flip(x, share, generator):
-    return np.asarray(flip(x, draw(share, "crop_flip", 0, generator)["mirror"]))
+    return np.asarray(flip(x, draw(share, Augmentation("crop_flip"), (0, 0), generator)["mirror"]))
 
 
 def random_resized_crop(x, share, size, interpolation, generator):
-    return resized_crop(x, draw(share, "resized_crop_flip", 0, generator)["box"], size, interpolation)
+    draws = draw(share, Augmentation("resized_crop_flip"), (size, size), generator)
+    mean = np.zeros(x[0].shape[2], np.float32)
+    return cut(x, draws, Preprocessing(mean, np.float32(1), size=size, interpolation=interpolation))
 
 
 def random_views(x, share, augment, pad, preprocessing, generator):
-    draws = draw(share, augment, pad, generator)
+    draws = draw(share, Augmentation(augment, pad), (0, 0), generator)
     batch = {"image": views(x, draws, preprocessing), "label": np.zeros(len(x), np.int32)} | draws
     return np.asarray(training_views(batch, Normalization.of(preprocessing), pad)["image"])
 
@@ -161,7 +164,7 @@ def test_crop_box_falls_back_to_the_centre(shape, box):
 
 def test_resized_crop_of_the_whole_image_is_pillows_antialiased_resize(monkeypatch):
     x = images(batch=2, height=40, width=40)
-    monkeypatch.setattr("resjax.data.augment.host.crop_box", lambda shape, draws: (0, 0, 40, 40))
+    monkeypatch.setattr("resjax.data.augment.boxes.crop_box", lambda shape, draws: (0, 0, 40, 40))
     expected = [np.asarray(Image.fromarray(i).resize((10, 10), Image.Resampling.BILINEAR)) for i in x]
     np.testing.assert_array_equal(
         random_resized_crop(list(x), Share.of(len(x)), 10, "bilinear", rng()), np.stack(expected)

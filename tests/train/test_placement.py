@@ -47,7 +47,7 @@ def trained(run, steps=5):
 @pytest.mark.usefixtures("quick_compilation")
 def test_every_placement_gives_the_same_bits(opened, monkeypatch, mesh):
     """On the host, whole on each device, split over the devices by images, which 8 does not divide."""
-    augment = ("data.augment=crop_flip", "data.normalize=pixel_mean", "eval_train=true")
+    augment = ("data.augment=crop_flip", "data.normalize=pixel_mean", "data.erase=0.5", "eval_train=true")
     host = opened(*mesh, *augment, "data.placement=host")
     expected = trained(host)
     assert host.program.data is None
@@ -153,6 +153,21 @@ def test_room_on_a_device(monkeypatch):
     assert room(800, 400) == 100
     assert room(None) == 400
     assert room(*[None] * 8) == 50
+
+
+def test_policies_keep_a_set_on_the_host_and_what_is_on_is_said(opened, tmp_path, capfd):
+    synthetic = (
+        "data.name=synthetic",
+        "data.image_size=8",
+        "data.train_split=train[:64]",
+        "data.validation_split=",
+    )
+    run = opened(*ONE, *synthetic, "data.policy=trivial-wide", "data.jitter=0.4")
+    assert run.program.data is None
+    line = "data.policy=trivial-wide is applied by the host: images stay there\n"
+    assert capfd.readouterr().err == line
+    main.announce(run, tmp_path)
+    assert " normalize=pixel_mean jitter=0.4 policy=trivial-wide\n" in capfd.readouterr().err
 
 
 def test_what_stays_on_the_host_without_a_word(opened, capfd):

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from resjax.data.augment import colour
 from resjax.data.preprocess import Preprocessing
 
 Batch = dict[str, jax.Array]
@@ -40,12 +41,24 @@ def training_views(batch: Batch, normalization: Normalization, pad: int) -> Batc
         batch: image uint8 [B, H, W, C], label, and the draws that are not `draw.ON_HOST`.
         pad: zeros put on each side before a random crop, in pixels. They come after normalisation, so they stand
             for the mean image.
+
+    Colours come first, then normalisation, crop, flip and erasing. Others flip before or after the colours: those
+    are the same for a mirrored image, but for the rounding of its mean grey.
     """
-    images = normalize(batch["image"], normalization)
+    images = batch["image"].astype(jnp.float32)
+    if "jitter" in batch:
+        # Compiled by itself: a product and a sum may be rounded as one, whatever surrounds them.
+        images = jax.lax.optimization_barrier(images)
+        images = jax.lax.optimization_barrier(colour.jitter(images, batch["jitter_kind"], batch["jitter"]))
+    if "light" in batch:
+        images = colour.light(images, batch["light"])
+    images = normalize(images, normalization)
     if "offset" in batch:
         images = crop(images, batch["offset"], pad)
     if "mirror" in batch:
         images = flip(images, batch["mirror"])
+    if "erased" in batch:
+        images = erase(images, batch["erased"])
     return {"image": images, "label": batch["label"]}
 
 
@@ -75,3 +88,13 @@ def crop(images: jax.Array, offsets: jax.Array, pad: int) -> jax.Array:
 def flip(images: jax.Array, mirror: jax.Array) -> jax.Array:
     """Mirrors the images of [B, H, W, C] for which `mirror` [B] is true, left to right."""
     return jnp.where(mirror[:, None, None, None], images[:, :, ::-1], images)
+
+
+def erase(images: jax.Array, boxes: jax.Array) -> jax.Array:
+    """Sets a box of each image [H, W, C] to 0: int32 [B, 4], left, top, right, bottom; empty ones do nothing."""
+    _, height, width, _ = images.shape
+    left, top, right, bottom = (boxes[:, i][:, None, None] for i in range(4))
+    rows = jnp.arange(height, dtype=jnp.int32)[None, :, None]
+    columns = jnp.arange(width, dtype=jnp.int32)[None, None]
+    inside = (left <= columns) & (columns < right) & (top <= rows) & (rows < bottom)
+    return jnp.where(inside[..., None], 0, images)
