@@ -31,6 +31,7 @@ from resjax.models.resnet import ResNet, Stage
 from resjax.models.spec import ORDERS, Spec, UnitShape
 from resjax.models.units import Unit
 from resjax.train import optim
+from resjax.train.loss import Loss
 
 TAKES = ("step", "images", "seeds")  # of Options
 UNITS = (1, 5)  # how many are appended
@@ -197,10 +198,8 @@ def trained(
 
 def cross_entropy(run: OpenedRun, scores: jax.Array, labels: jax.Array) -> jax.Array:
     """The mean loss that the run was trained with, over the least possible, which smoothed labels keep above 0."""
-    one_hot = jax.nn.one_hot(labels, run.spec.num_classes)
-    targets = optax.smooth_labels(one_hot, run.config.optimizer.label_smoothing)  # [N, K]
-    least = jax.scipy.special.entr(targets).sum(1)  # [N]
-    return (optax.softmax_cross_entropy(scores, targets) - least).mean()
+    loss, targets = Loss.of(run.config), jax.nn.one_hot(labels, run.spec.num_classes)  # [N, K]
+    return (loss(scores, targets) - loss.least(targets)).mean()
 
 
 def measure(run: OpenedRun, options: Options) -> dict[str, Any]:

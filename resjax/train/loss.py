@@ -3,7 +3,6 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
@@ -31,12 +30,20 @@ class Loss:
         return cls(config.loss.name, config.optimizer.label_smoothing, config.loss.threshold)
 
     def __call__(self, logits: jax.Array, targets: jax.Array) -> jax.Array:
-        targets = optax.smooth_labels(targets, self.label_smoothing)
+        asked = self.asked(targets)
         if self.name == "softmax":
-            return optax.softmax_cross_entropy(logits, targets)
-        if self.threshold:
-            targets = (targets > self.threshold).astype(targets.dtype)
-        return jnp.mean(optax.sigmoid_binary_cross_entropy(logits, targets), axis=-1)
+            return optax.softmax_cross_entropy(logits, asked)
+        return optax.sigmoid_binary_cross_entropy(logits, asked).mean(-1)
+
+    def asked(self, targets: jax.Array) -> jax.Array:
+        """The targets [N, K] smoothed, and cut at the threshold."""
+        targets = optax.smooth_labels(targets, self.label_smoothing)
+        return (targets > self.threshold).astype(targets.dtype) if self.threshold else targets
+
+    def least(self, targets: jax.Array) -> jax.Array:
+        """The least that the loss of every image can be, [N]: 0 only where each target is 0 or 1."""
+        entropy, asked = jax.scipy.special.entr, self.asked(targets)
+        return entropy(asked).sum(-1) if self.name == "softmax" else (entropy(asked) + entropy(1 - asked)).mean(-1)
 
 
 SOFTMAX = Loss()

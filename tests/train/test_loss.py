@@ -53,3 +53,13 @@ def test_a_target_at_the_threshold_is_not_above_it():
 def test_large_logits_do_not_overflow():
     logits = jnp.array([[1e4, -1e4, 0.0]])
     np.testing.assert_allclose(Loss("binary")(logits, jnp.array([[1.0, 0.0, 1.0]])), [math.log(2) / 3], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["softmax", "binary"])
+def test_the_least_that_a_loss_can_be(name):
+    """That of logits which say the targets: log t for a softmax, log t - log (1 - t) for a yes or no."""
+    smoothed = 0.9 * SOFT + 0.1 / 5
+    best = np.log(smoothed) - (0 if name == "softmax" else np.log(1 - smoothed))
+    least = Loss(name, 0.1).least(jnp.asarray(SOFT))
+    np.testing.assert_allclose(least, by_hand(name, 0.1, 0, best, SOFT), rtol=1e-5)
+    np.testing.assert_allclose(Loss("binary", 0.1, 0.2).least(jnp.asarray(HARD)), np.zeros(6))
