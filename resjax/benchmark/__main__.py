@@ -22,6 +22,9 @@ time-out, its data made up and on the device. It needs no data set, and nothing 
 step, compilation anew and out of the cache, memory, arithmetic by formula and traffic as the compiler counts it,
 beside what one large matrix product and one large copy reach, and the seconds of all steps with the first one.
 
+--input measures how fast the config's photos become batches, and trains nothing: with threads and processes on 1,
+2, 4, ... cores, stage by stage on one core, and beside decoding the same JPEGs from memory. It prints two tables.
+
 --profile writes a trace of a few steps instead, and says how to look at it.
 """
 
@@ -34,6 +37,10 @@ from resjax import allocation, interrupt
 if __name__ == "__main__":
     interrupt.leave_at_once()  # before the imports, which take seconds
     allocation.keep()
+elif __name__ == "__mp_main__":
+    from resjax.data import worker
+
+    worker.live_and_die_with_parent()
 
 import json
 import os
@@ -43,7 +50,7 @@ import jax
 from absl import flags
 
 from resjax import cli, files
-from resjax.benchmark import conduct, point, report, suites, twins
+from resjax.benchmark import conduct, pipeline, point, report, suites, twins
 from resjax.benchmark.measure import ROUNDS, measure
 from resjax.benchmark.profile import profile
 from resjax.errors import DONE, BadInput, unknown
@@ -62,6 +69,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_float("limit", 3600.0, "Seconds for a suite; what is left is left out.", flag_values=values)
     flags.DEFINE_boolean("tiny", False, "Tiny networks, to see that a suite works.", flag_values=values)
     flags.DEFINE_string("point", None, f"One row of a suite: {', '.join(point.NAMES)}.", flag_values=values)
+    flags.DEFINE_boolean("input", False, "Measure the making of batches from photos.", flag_values=values)
     flags.DEFINE_string("profile", None, "Write a trace of a few steps into this folder.", flag_values=values)
 
 
@@ -69,7 +77,9 @@ def main(argv: list[str]) -> int:
     values = cli.parse(argv, define, config="optional")
     if values.steps < ROUNDS:
         raise BadInput(f"--steps={values.steps}: must be at least {ROUNDS}, one for each round")
-    only = [f"--{name}" for name in ("suite", "point", "profile") if getattr(values, name) is not None]
+    only = [
+        f"--{name}" for name in ("suite", "point", "profile", "input") if values[name].value not in (None, False)
+    ]
     if len(only) > 1:
         raise BadInput(f"{' and '.join(only)}: give one of them")
     if values.suite is not None:
@@ -80,6 +90,8 @@ def main(argv: list[str]) -> int:
     if not values.config:
         raise BadInput("--config is missing: give a file, such as --config=configs/digits.py, or a --suite")
     out = check_out(values.out) if values.out else None
+    if values.input:
+        return run_input(values, out)
     if values.point is not None and values.point not in point.NAMES:
         raise BadInput(unknown("--point", values.point, point.NAMES))
     if values.profile is not None:
@@ -100,6 +112,18 @@ def main(argv: list[str]) -> int:
     except NonFinite as error:
         raise BadInput(f"the recipe diverges within {values.steps} steps: {error}") from error
     print(json.dumps(result, indent=2))
+    if out:
+        files.write_json(out, result)
+    return DONE
+
+
+def run_input(values: flags.FlagValues, out: Path | None) -> int:
+    """Measures the making of batches and prints its tables."""
+    for name in ("cold", "pytorch", "flax"):
+        if values[name].present:
+            raise BadInput(f"--{name}: nothing is trained with --input; leave it out")
+    result = pipeline.measure(values.config, values.steps)
+    print(pipeline.table(result))
     if out:
         files.write_json(out, result)
     return DONE

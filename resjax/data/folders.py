@@ -84,6 +84,9 @@ class Photos:
     def read(self, positions: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
         return [self._read(self.root / self.files[i]) for i in positions.tolist()], self.labels[positions]
 
+    def encoded(self, positions: np.ndarray) -> list[bytes]:
+        return [(self.root / self.files[i]).read_bytes() for i in positions.tolist()]
+
     def _read(self, path: Path) -> np.ndarray:
         try:
             return photo.decode(path.read_bytes())

@@ -76,6 +76,10 @@ class Dataset(Resolved):
         """
         return Draws(self._draw(batch_size, seed, rows), start_step)
 
+    def records(self, split: str) -> sources.Records:
+        """The images of a split as they are stored, and their labels."""
+        return self._records[split]
+
     def stored(self, split: str) -> sources.InMemory:
         """The images of a split at their final size, and their labels; only of a set that is `ready`."""
         records = self._records[split]

@@ -77,6 +77,13 @@ class Encoded:
         records = [self._decode(row, example) for row, example in zip(rows, serialised, strict=True)]
         return [image for image, _ in records], np.array([label for _, label in records], np.int32)
 
+    def encoded(self, positions: np.ndarray) -> list[bytes]:
+        from tensorflow_datasets import decode
+
+        examples = self.raw.__getitems__([self.part.start + position for position in positions.tolist()])
+        skip = {"image": decode.SkipDecoding()}
+        return [self.features.deserialize_example_np(each, decoders=skip)["image"] for each in examples]
+
     def _read_one(self, row: int) -> bytes:
         try:
             return self.raw[row]

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
@@ -30,6 +30,14 @@ class Records(Protocol):
 
     def read(self, positions: np.ndarray) -> tuple[Sequence[np.ndarray] | np.ndarray, np.ndarray]:
         """Positions [B] in 0 <= position < len -> B uint8 images [H, W, C] and labels int32 [B]."""
+
+
+@runtime_checkable
+class Compressed(Records, Protocol):
+    """Records whose images are decoded whenever they are read."""
+
+    def encoded(self, positions: np.ndarray) -> list[bytes]:
+        """Positions [B] -> B images as they are stored, such as JPEGs."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from PIL import Image
 from resjax import checks, cli, main
 from resjax.data import folders, listing, photo, scan
 from resjax.data.loader import open_dataset
+from resjax.data.splits import Slice
 from resjax.errors import BadInput
 
 SMOOTH = np.add.outer(np.arange(40), np.arange(30)).astype(np.uint8)
@@ -94,6 +95,14 @@ def test_every_kind_of_picture(kind, mode, close):
     expected = np.asarray(Image.fromarray(PIXELS).convert("L").convert("RGB")) if mode in ("L", "LA") else PIXELS
     assert found.shape == (40, 30, 3)
     assert np.abs(found - expected).mean() <= close
+
+
+def test_files_are_given_as_they_are_stored(photos):
+    records = folders.source(str(photos), 0, False).open(Slice("train", 2, 9))
+    positions = np.array([5, 0, 3])
+    images, _ = records.read(positions)
+    for image, content in zip(images, records.encoded(positions), strict=True):
+        np.testing.assert_array_equal(Image.open(io.BytesIO(content)), image)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])

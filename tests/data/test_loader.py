@@ -1,5 +1,6 @@
 """Order and augmentation are functions of (seed, step); evaluation sees every image once."""
 
+import io
 import itertools
 import multiprocessing
 import subprocess
@@ -9,6 +10,7 @@ import threading
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from resjax.data.augment import device
 from resjax.data.augment.device import Normalization
@@ -44,6 +46,16 @@ def photos(settings, photos_dir, **changes):
         | {"image_size": 16}
         | changes
     )
+
+
+def test_photos_are_given_as_they_are_stored(settings, photos_dir):
+    """From JPEGs in several colour spaces and PNGs: what Pillow makes of them is what is read, to rounding."""
+    records = photos(settings, photos_dir, train_split="train[4:]").records("train")
+    positions = np.array([3, 0, 9])
+    images, _ = records.read(positions)
+    for image, stored in zip(images, records.encoded(positions), strict=True):
+        expected = np.asarray(Image.open(io.BytesIO(stored)).convert("RGB")).astype(int)
+        assert np.abs(expected - image).mean() < 2
 
 
 def test_order_gives_every_record_once_an_epoch():
