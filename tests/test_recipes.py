@@ -42,7 +42,6 @@ COMMON = {
     "model.stem": "conv3",
     "model.stem_width": 16,
     "model.stride_on": "1x1",
-    "model.output_stride": 0,
     "model.shortcut": "A",
     "model.shortcut_pool": False,
     "model.shortcut_scale": 1.0,
