@@ -9,7 +9,7 @@ from PIL import Image
 
 from resjax.data import resident
 from resjax.data.augment import boxes, colour, device, policies
-from resjax.data.augment.draw import Augmentation, draw
+from resjax.data.augment.draw import PHOTO_CROPS, Augmentation, draw
 from resjax.data.augment.host import cut
 from resjax.data.loader import open_dataset
 from resjax.data.order import Share
@@ -130,6 +130,14 @@ def test_older_draws_keep_their_numbers(augment):
     more = draw(Share.of(32), Augmentation(augment, 3, **EVERYTHING), (8, 8), np.random.default_rng(0))
     for key, value in plain.items():
         np.testing.assert_array_equal(more["mirror_first" if key == "mirror" else key], value)
+
+
+@pytest.mark.parametrize("augment", ["crop_flip", *PHOTO_CROPS])
+def test_a_row_does_not_depend_on_who_draws_it(augment):
+    rows, shape, asked = np.array([3, 5, 6]), (8, 8), Augmentation(augment, 3, **EVERYTHING)
+    whole = draw(Share.of(32), asked, shape, np.random.default_rng(0))
+    for key, value in draw(Share.of(32, rows), asked, shape, np.random.default_rng(0)).items():
+        np.testing.assert_array_equal(value, whole[key][rows])
 
 
 def picture(height, width):
