@@ -238,6 +238,8 @@ def test_a_row_does_not_depend_on_who_reads_it():
     ("name", "message"),
     [
         ("rand-m7", "data.policy='rand-m7' is none that is known: give one such as rand-m7-mstd0.5-inc1"),
+        ("rand-m" + "9" * 5000 + "-inc1", "is none that is known"),
+        ("rand-m٣-inc1", "is none that is known"),
         ("rand-m11-inc1", "data.policy='rand-m11-inc1': magnitude 11 is beyond full strength: use at most m10"),
         ("torchvision-rand-n2-m31", "magnitude 31 is beyond full strength: use at most m30"),
         ("torchvision-rand-n0-m9", "use n1 to n10"),

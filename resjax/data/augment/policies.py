@@ -115,10 +115,12 @@ def policy(name: str) -> Policy:
     Raises:
         BadInput: for any other name.
     """
-    if found := re.fullmatch(r"rand-m(\d+)(?:-n(\d+))?(?:-mstd(\d+(?:\.\d+)?))?-inc1", name):
+    if found := re.fullmatch(
+        r"rand-m([0-9]{1,3})(?:-n([0-9]{1,3}))?(?:-mstd([0-9]{1,3}(?:\.[0-9]{1,6})?))?-inc1", name
+    ):
         magnitude, count, deviation = int(found[1]), int(found[2] or 2), float(found[3] or 0)
         made = Policy(TIMM, count, 0.5, (magnitude, magnitude), deviation, 10, (BILINEAR, BICUBIC), MEAN_COLOUR)
-    elif found := re.fullmatch(r"torchvision-rand-n(\d+)-m(\d+)", name):
+    elif found := re.fullmatch(r"torchvision-rand-n([0-9]{1,3})-m([0-9]{1,3})", name):
         count, magnitude = int(found[1]), int(found[2])
         made = Policy(TORCHVISION, count, 1.0, (magnitude, magnitude), 0.0, 30, (BILINEAR,), BLACK)
     elif name == "trivial-wide":
