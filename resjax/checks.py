@@ -8,7 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from resjax import machine, paths
-from resjax.config import default, flatten, network, plain
+from resjax.config import default, flatten, in_training, network, plain
 from resjax.data.resolve import PLACEMENTS, PUBLISHED, Resolved, resolve
 from resjax.errors import BadInput, unknown
 from resjax.models import counts
@@ -205,7 +205,9 @@ def check_memory(config: ConfigDict, image_shape: tuple[int, int, int], processe
     room = machine.memory()
     params = counts.total(network(config)).params
     copies = (2 if config.optimizer.name == "sgd" else 3) + bool(config.ema.decay)  # weights, moments, average
-    batch = 4 * config.batch_size * math.prod(image_shape) * max(1, config.steps_per_call)
+    height, width, channels = image_shape
+    pixels = max(height * width, config.data.train_image_size**2)
+    batch = 4 * config.batch_size * pixels * channels * max(1, config.steps_per_call)
     several = f", steps_per_call={config.steps_per_call}" if config.steps_per_call > 1 else ""
     for what, size, fix in (
         (f"batch_size={config.batch_size}{several}: a batch", batch, "batch or images"),
@@ -258,7 +260,13 @@ def resolved(config: ConfigDict, facts: Resolved) -> ConfigDict:
             f"give --config.batch_size={2 ** (facts.train_size.bit_length() - 1)} or less"
         )
     config = sized(config, facts.image_shape, facts.num_classes)
-    for field in ("augment", "pad", "normalize", "image_size", "test_split"):
+    if config.data.train_image_size and network(config).dense:
+        raise BadInput(
+            f"data.train_image_size={config.data.train_image_size}: a network of dense layers takes one size: "
+            "leave it out"
+        )
+    in_training(config)  # raises if it cannot take images of that size
+    for field in ("augment", "pad", "normalize", "image_size", "interpolation", "crop_share", "test_split"):
         config.data[field] = getattr(facts, field)
     return config
 
@@ -356,6 +364,8 @@ OPEN: dict[str, tuple[Any, ...]] = {
     "model.input_channels": (0,),
     "model.input_size": (0,),
     "data.image_size": (0,),
+    "data.interpolation": (None,),
+    "data.crop_share": (None,),
     "data.augment": (None,),
     "data.pad": (None,),
     "data.normalize": (None,),

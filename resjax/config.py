@@ -59,6 +59,10 @@ def default(model: Spec | None = None) -> ConfigDict:
     c.data.lighting = 0.0  # standard deviation of AlexNet's PCA colour noise, 0.1 there; 0: off
     c.data.policy = ""  # rand-m7-mstd0.5-inc1 (timm) | torchvision-rand-n2-m9 | trivial-wide; empty: none
     c.data.erase = 0.0  # probability of random erasing; 0: off
+    c.data.train_image_size = 0  # of training images alone; 0: as image_size
+    c.data.interpolation = placeholder(str)  # of every resize: bilinear | bicubic; None: bilinear
+    c.data.crop_share = placeholder(float)  # side of the central crop / resized short side; None: 224 / 256
+    c.data.decode = "full"  # JPEGs | scaled: with no more pixels than a view needs, faster; of photos
     c.data.repeats = 1  # views of an image in succession; an epoch keeps its length and has fewer images
     c.data.workers = 0  # processes that prepare batches, always the same ones; 0: threads
     c.data.skip_damaged = False  # of `folder`: go on without the damaged files
@@ -205,6 +209,16 @@ def network(config: ConfigDict) -> Spec:
       BadInput: for an impossible network.
     """
     return Spec(**config.model.to_dict())
+
+
+def in_training(config: ConfigDict) -> Spec:
+    """`network` with the size of training images as that of its input.
+
+    Raises:
+      BadInput: for an impossible network.
+    """
+    spec = network(config)
+    return dataclasses.replace(spec, input_size=config.data.train_image_size or spec.input_size)
 
 
 def restored(saved: Mapping[str, Any], where: object) -> ConfigDict:

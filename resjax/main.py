@@ -41,6 +41,7 @@ import resjax
 from resjax import checks, cli, experiment, files
 from resjax.config import flatten, network, plain, restored
 from resjax.data import folders
+from resjax.data.preprocess import CROP_SHARE
 from resjax.errors import DONE, INTERRUPTED, NON_FINITE, BadInput
 from resjax.evaluation.evaluate import evaluate
 from resjax.models import counts
@@ -281,6 +282,11 @@ def announce(run: Experiment, workdir: Path) -> None:
     calls = f", up to {run.program.stride} a call" if run.program.stride > 1 else ""
     switched_on = "".join(f" {name}={getattr(dataset, name)}" for name in OPTIONS if getattr(dataset, name))
     switched_on += f" repeats={dataset.repeats}" if dataset.repeats > 1 else ""
+    own = dataset.preprocessing
+    switched_on += f" train_image_size={dataset.train_image_size}" if config.data.train_image_size else ""
+    switched_on += f" interpolation={own.interpolation}" if own.interpolation != "bilinear" else ""
+    switched_on += f" crop_share={own.crop_share:.4g}" if own.crop_share != CROP_SHARE else ""
+    switched_on += f" decode={own.decode}" if own.decode != "full" else ""
     processes = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
     say(
         f"resjax {resjax.__version__}, jax {jax.__version__}\n"

@@ -29,7 +29,7 @@ from resjax.data.augment import policies
 from resjax.data.augment.draw import AUGMENTATIONS
 from resjax.data.prepare import __main__ as prepare
 from resjax.data.prepare import cifar
-from resjax.data.preprocess import Preprocessing
+from resjax.data.preprocess import DECODINGS, INTERPOLATIONS, Preprocessing
 from resjax.data.resolve import NORMALIZATIONS, resolve
 from resjax.data.splits import parse_slice
 from resjax.errors import BadInput
@@ -149,6 +149,8 @@ WORD_OF = {  # of the fields that take one of several words
     "data.augment": AUGMENTATIONS,
     "data.normalize": NORMALIZATIONS,
     "data.policy": ("", *policies.NAMES),
+    "data.interpolation": tuple(INTERPOLATIONS),
+    "data.decode": DECODINGS,
 }
 SPLITS = (
     *["train", "test", "validation", "train[:1000]", "train[1000:]", "train[:1]", "test[50%:]", "train[-9:]"],

@@ -8,6 +8,7 @@ identity carries it through a residual network (v2 eq. 5).
 orthogonal to w and shrinks as 1 / |w|: so steps make it grow, and what they change falls as rate / |w|^2.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -68,7 +69,8 @@ def _norms(spec: Spec, variables: Variables, batch: Batch) -> dict[str, dict[str
         return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
 
     # The gradient with respect to a zero that is added to a unit's output is that with respect to the output.
-    n = len(batch["image"])
+    n, side = batch["image"].shape[:2]
+    spec = dataclasses.replace(spec, input_size=side)  # training images may have a size of their own
     zeros = {
         path: jnp.zeros((n, s.width) if spec.dense else (n, s.out_size, s.out_size, s.width), spec.dtype)
         for path, s in modules.units(spec)

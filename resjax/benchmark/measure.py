@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 from resjax import experiment, machine
 from resjax.benchmark import twins
 from resjax.benchmark.parts import parts
+from resjax.config import in_training
 from resjax.data.augment.device import training_views
 from resjax.evaluation.evaluate import Batch
 from resjax.models import counts, scan
@@ -94,7 +95,7 @@ def measure(
         waits.append(wait)
         overheads.append(seconds / together - 1)
 
-    step_seconds, total = statistics.median(own), counts.total(spec)
+    step_seconds, total = statistics.median(own), counts.total(in_training(config))
     result: dict[str, Any] = {
         "network": config.name,
         "depth": spec.depth,

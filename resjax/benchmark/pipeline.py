@@ -188,9 +188,9 @@ def stages(dataset: Dataset, photos: sources.Compressed, config: ConfigDict, ste
         marks = [time.perf_counter()]
         photos.encoded(index)
         marks.append(time.perf_counter())
-        images, _ = photos.read(index)
+        images, _, shapes = sources.read(photos, index, host.least(draws, dataset.to_train))
         marks.append(time.perf_counter())
-        host.views(images, draws, dataset.preprocessing)
+        host.views(images, draws, dataset.to_train, dataset.policy, shapes)
         marks.append(time.perf_counter())
         read, both, resize = (after - before for before, after in itertools.pairwise(marks))
         if i:  # the first loads what it needs

@@ -10,13 +10,14 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from resjax import paths
-from resjax.data import photo, scan
+from resjax.data import jpeg, photo, scan
 from resjax.data.listing import Listing, Split, class_of, divided, mixed
 from resjax.data.sources import Source
 from resjax.data.splits import Slice
@@ -81,15 +82,17 @@ class Photos:
     def __len__(self) -> int:
         return len(self.files)
 
-    def read(self, positions: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-        return [self._read(self.root / self.files[i]) for i in positions.tolist()], self.labels[positions]
+    def read(self, positions: np.ndarray, least: jpeg.LeastOf | None = None) -> tuple[list[np.ndarray], np.ndarray]:
+        files = [self.root / self.files[i] for i in positions.tolist()]
+        images = [self._read(path, least and partial(least, row)) for row, path in enumerate(files)]
+        return images, self.labels[positions]
 
     def encoded(self, positions: np.ndarray) -> list[bytes]:
         return [(self.root / self.files[i]).read_bytes() for i in positions.tolist()]
 
-    def _read(self, path: Path) -> np.ndarray:
+    def _read(self, path: Path, least: jpeg.Least | None) -> np.ndarray:
         try:
-            return photo.decode(path.read_bytes())
+            return photo.decode(path.read_bytes(), least)
         except FileNotFoundError as error:
             raise BadInput(f"{path} is gone: restore it") from error
         except Exception as error:  # the decoders raise whatever they please

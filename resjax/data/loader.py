@@ -11,7 +11,7 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -61,9 +61,14 @@ class Dataset(Resolved):
         import grain
 
         own = self._draw(batch_size, seed, rows)
-        read = _TrainBatch(own, self._records["train"], self.preprocessing)
+        read = _TrainBatch(own, self._records["train"], self.to_train)
         steps = grain.MapDataset.range(sys.maxsize).map(read)
         return Batches(steps[start_step:], self._threads(), self.workers)
+
+    @property
+    def to_train(self) -> Preprocessing:
+        """The preprocessing, to the size of training images."""
+        return replace(self.preprocessing, size=self.train_image_size if self.preprocessing.size else 0)
 
     def draws(self, batch_size: int, seed: int, start_step: int = 0, rows: np.ndarray | None = None) -> "Draws":
         """What `train` draws for its batches, without the images: for a set that lies on the device.
@@ -88,7 +93,7 @@ class Dataset(Resolved):
 
     def _draw(self, batch_size: int, seed: int, rows: np.ndarray | None) -> "_Draw":
         order, share = Order(self.train_size, batch_size, seed, self.repeats), Share.of(batch_size, rows)
-        return _Draw(order, share, self.augmentation, self.image_shape[:2])
+        return _Draw(order, share, self.augmentation, self.train_shape)
 
     def evaluate(self, split: str, batch_size: int, rows: np.ndarray | None = None) -> "Batches":
         """Every image of 'train', 'validation' or 'test' once, in stored order and without augmentation.
@@ -208,12 +213,13 @@ class _TrainBatch:
 
     draw: _Draw
     records: sources.Records
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing  # to the size of training images
 
     def __call__(self, step: int) -> HostBatch:
         draws = self.draw(step)
-        images, labels = self.records.read(draws.pop("index"))
-        views = host.views(images, draws, self.preprocessing, self.draw.augmentation.policy)
+        least = host.least(draws, self.preprocessing)
+        images, labels, shapes = sources.read(self.records, draws.pop("index"), least)
+        views = host.views(images, draws, self.preprocessing, self.draw.augmentation.policy, shapes)
         return {"image": views, "label": labels} | {k: x for k, x in draws.items() if k not in draw.ON_HOST}
 
 
@@ -229,9 +235,10 @@ class _EvaluationBatch:
         rows = step * self.share.batch_size + self.share.rows
         there = rows[rows < len(self.records)]
         # Rows that are filled up take their shape from an image that is there.
-        images, labels = self.records.read(there if there.size else np.array([0]))
+        positions = there if there.size else np.array([0])
+        images, labels, shapes = sources.read(self.records, positions, self.preprocessing.least)
         batch = {
-            "image": self.preprocessing.view(images)[: there.size],
+            "image": self.preprocessing.view(images, shapes)[: there.size],
             "label": labels[: there.size],
             "mask": np.ones(there.size, np.float32),
         }
@@ -272,5 +279,16 @@ def _preprocessing(resolved: Resolved, train: sources.Records) -> Preprocessing:
         mean, std = statistics.by_pixel(train.images)
     else:
         mean, std = statistics.by_channel(train.images)
-    size = resolved.image_size if resolved.resized else 0
-    return Preprocessing(mean, std, size, class_names=resolved.class_names)
+    if not resolved.resized:
+        return Preprocessing(mean, std, class_names=resolved.class_names)
+    assert resolved.crop_share is not None
+    assert resolved.interpolation is not None
+    return Preprocessing(
+        mean,
+        std,
+        resolved.image_size,
+        resolved.crop_share,
+        resolved.interpolation,
+        resolved.decode,
+        resolved.class_names,
+    )

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from resjax.data import jpeg
+
 # What a camera's EXIF says of how it was held: the orientation -> that of the pixels as they are stored.
 ORIENTATION = 0x0112
 TURN = {
@@ -17,29 +19,36 @@ TURN = {
     7: lambda x: x.swapaxes(0, 1)[::-1, ::-1],
     8: lambda x: x.swapaxes(0, 1)[::-1],
 }
-JPEG = b"\xff\xd8"
+LYING = (5, 6, 7, 8)  # height and width are exchanged
 
 
-def decode(encoded: bytes) -> np.ndarray:
+def decode(encoded: bytes, least: jpeg.Least | None = None) -> np.ndarray:
     """An encoded photo -> uint8 [H, W, 3], turned as its EXIF says.
 
     Grey, palettes and CMYK become RGB. Transparency is dropped, as Pillow's `convert("RGB")` does: a pixel that is
     seen through has the colour that is stored for it. Of 16 bits the upper 8 count. Of an animation it is the first
     picture.
 
+    Args:
+        least: by which a JPEG may have fewer pixels, see `jpeg.decode`; of the upright photo.
+
     Raises:
         Exception: whatever the decoders raise for what is not a whole picture.
     """
-    if encoded[:2] == JPEG:
-        import simplejpeg
-
+    if encoded[:2] == jpeg.START:
+        held = jpeg_orientation(encoded)
         try:
-            return turned(simplejpeg.decode_jpeg(encoded, "RGB"), jpeg_orientation(encoded))
+            return turned(jpeg.decode(encoded, _lying(least) if least and held in LYING else least), held)
         except ValueError:
             pass  # CMYK, or damaged: Pillow decides which
     with Image.open(io.BytesIO(encoded)) as image:
         pixels = _rgb(image)  # before its EXIF is read: Pillow itself turns TIFF, and says so there
         return turned(pixels, orientation(image))
+
+
+def _lying(least: jpeg.Least) -> jpeg.Least:
+    """The same choice for the pixels of a photo as they are stored, whose height is its width."""
+    return lambda shape: least(shape[::-1])[::-1]
 
 
 def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:

@@ -7,12 +7,14 @@ import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from resjax import paths
+from resjax.data import jpeg
 from resjax.data.sources import Source, decode_image
 from resjax.data.splits import Slice
 from resjax.errors import BadInput
@@ -68,13 +70,16 @@ class Encoded:
     def __len__(self) -> int:
         return len(self.part)
 
-    def read(self, positions: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+    def read(self, positions: np.ndarray, least: jpeg.LeastOf | None = None) -> tuple[list[np.ndarray], np.ndarray]:
         rows = [self.part.start + position for position in positions.tolist()]
         try:
             serialised = self.raw.__getitems__(rows)
         except Exception:  # any reader error; which record is to blame shows when each is read alone
             serialised = [self._read_one(row) for row in rows]
-        records = [self._decode(row, example) for row, example in zip(rows, serialised, strict=True)]
+        records = [
+            self._decode(row, example, least and partial(least, i))
+            for i, (row, example) in enumerate(zip(rows, serialised, strict=True))
+        ]
         return [image for image, _ in records], np.array([label for _, label in records], np.int32)
 
     def encoded(self, positions: np.ndarray) -> list[bytes]:
@@ -90,12 +95,12 @@ class Encoded:
         except Exception as error:
             raise self._corrupted(row, error) from error
 
-    def _decode(self, row: int, example: bytes) -> tuple[np.ndarray, int]:
+    def _decode(self, row: int, example: bytes, least: jpeg.Least | None) -> tuple[np.ndarray, int]:
         from tensorflow_datasets import decode
 
         try:
             record = self.features.deserialize_example_np(example, decoders={"image": decode.SkipDecoding()})
-            image = decode_image(record["image"], self.image_shape[2] if self.image_shape else 3)
+            image = decode_image(record["image"], self.image_shape[2] if self.image_shape else 3, least)
             label = int(record["label"])
             if self.image_shape and image.shape != self.image_shape:
                 raise ValueError(f"an image of shape {image.shape}, not {self.image_shape}")

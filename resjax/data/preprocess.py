@@ -3,18 +3,24 @@
 import base64
 import binascii
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from resjax.data.jpeg import LeastOf, Shape
 from resjax.errors import BadInput
 
 # One array if all images have one size, else a list of them.
 Images = Sequence[np.ndarray] | np.ndarray
 
+Box = tuple[float, float, float, float]  # left, top, right, bottom
+
 INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+# Of photos that are JPEGs: all their pixels, or no more than a view needs.
+DECODINGS = ("full", "scaled")
 
 # Published single-crop results resize the short side to 256 and keep the central 224.
 CROP_SHARE = 224 / 256
@@ -32,6 +38,8 @@ class Preprocessing:
         size: side of the square input in pixels; 0 takes images as they are stored.
         crop_share: side of the central crop as a share of the resized short side; used if `size` is not 0.
         interpolation: of resizing, a key of INTERPOLATIONS.
+        decode: one of DECODINGS; 'scaled' decodes JPEGs at the smallest scale of `jpeg.decode` at which the part of
+            a photo that a view shows is at least as large as the view.
         class_names: in label order, or empty if the classes have no names.
     """
 
@@ -40,6 +48,7 @@ class Preprocessing:
     size: int = 0
     crop_share: float = CROP_SHARE
     interpolation: str = "bilinear"
+    decode: str = "full"
     class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -58,6 +67,8 @@ class Preprocessing:
             raise ValueError(f"crop_share={self.crop_share!r} is not a share in (0, 1]")
         if self.interpolation not in tuple(INTERPOLATIONS):
             raise ValueError(f"interpolation={self.interpolation!r} is not {' or '.join(INTERPOLATIONS)}")
+        if self.decode not in DECODINGS or (self.decode == "scaled" and not self.size):
+            raise ValueError(f"decode={self.decode!r} is not {' or '.join(DECODINGS)}, or not 'full' beside size=0")
         if type(self.class_names) is not tuple or not all(isinstance(name, str) for name in self.class_names):
             raise ValueError("class_names are not all text")
 
@@ -69,14 +80,34 @@ class Preprocessing:
         """C, the channels of an image."""
         return self.mean.shape[-1]
 
-    def view(self, images: Images) -> np.ndarray:
+    def view(self, images: Images, shapes: Sequence[Shape] | None = None) -> np.ndarray:
         """The one fixed view, not yet normalised: B uint8 images [H, W, C] -> uint8 [B, H', W', C].
 
         The whole images, or their centres at `size`; `augment.device` normalises them.
+
+        Args:
+            shapes: of the photos, whose pixels may be fewer; None if they have all.
         """
         if not self.size:
             return np.asarray(images)
-        return np.stack([centre_view(image, self.size, self.crop_share, self.interpolation) for image in images])
+        return np.stack([self._centre(image, shape) for image, shape in with_shapes(images, shapes)])
+
+    @property
+    def least(self) -> LeastOf | None:
+        """To what JPEGs may be decoded for the fixed view, see `sources.Records`; None for all their pixels."""
+        return (lambda row, shape: self.resized(shape)) if self.decode == "scaled" else None
+
+    def resized(self, shape: Shape) -> Shape:
+        """What the fixed view resizes a photo of this shape to, before it crops."""
+        scale = round(self.size / self.crop_share) / min(shape)
+        height, width = (max(self.size, round(side * scale)) for side in shape)
+        return height, width
+
+    def _centre(self, image: np.ndarray, shape: Shape) -> np.ndarray:
+        h, w = self.resized(shape)
+        resized = resize(image, (0, 0, image.shape[1], image.shape[0]), (w, h), self.interpolation)
+        top, left = (h - self.size) // 2, (w - self.size) // 2
+        return resized[top : top + self.size, left : left + self.size]
 
     def json(self) -> dict[str, Any]:
         """The fields as JSON values, exact to the last bit; a mean image of 32 x 32 x 3 takes 16 kB."""
@@ -86,6 +117,7 @@ class Preprocessing:
             "size": self.size,
             "crop_share": self.crop_share,
             "interpolation": self.interpolation,
+            "decode": self.decode,
             "class_names": list(self.class_names),
         }
 
@@ -103,6 +135,7 @@ class Preprocessing:
         try:
             if not isinstance(saved, dict):
                 raise ValueError(f"it is a {type(saved).__name__}, not a dictionary")
+            saved = {"decode": "full"} | saved  # which is how it was before there was a choice
             if odd := sorted(saved.keys() ^ set(fields)):
                 raise ValueError(f"{odd[0]} is {'unknown' if odd[0] in saved else 'missing'}")
             if type(saved["class_names"]) is not list:
@@ -113,25 +146,20 @@ class Preprocessing:
                 size=saved["size"],
                 crop_share=saved["crop_share"],
                 interpolation=saved["interpolation"],
+                decode=saved["decode"],
                 class_names=tuple(saved["class_names"]),
             )
         except (TypeError, ValueError, OverflowError) as error:
             raise BadInput(f"{where} cannot be used ({error}): restore it from a copy") from error
 
 
-def centre_view(image: np.ndarray, size: int, crop_share: float, interpolation: str) -> np.ndarray:
-    """Resizes the short side of a uint8 image [H, W, C] to size / crop_share and crops the central size x size."""
-    height, width = image.shape[:2]
-    scale = round(size / crop_share) / min(height, width)
-    h, w = max(size, round(height * scale)), max(size, round(width * scale))
-    resized = resize(image, (0, 0, width, height), (w, h), interpolation)
-    top, left = (h - size) // 2, (w - size) // 2
-    return resized[top : top + size, left : left + size]
+def with_shapes(images: Images, shapes: Sequence[Shape] | None) -> Iterator[tuple[np.ndarray, Shape]]:
+    """Each image with the shape of the photo that it is; None for images that have all their pixels."""
+    for i, image in enumerate(images):
+        yield image, shapes[i] if shapes else image.shape[:2]
 
 
-def resize(
-    image: np.ndarray, box: tuple[float, float, float, float], size: tuple[int, int], interpolation: str
-) -> np.ndarray:
+def resize(image: np.ndarray, box: Box, size: tuple[int, int], interpolation: str) -> np.ndarray:
     """Resizes box (left, top, right, bottom) of a uint8 image [H, W, C] to size (width, height).
 
     Pillow's filters average over the source pixels where they shrink (antialiasing). They see pixels beyond the

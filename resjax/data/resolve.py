@@ -8,6 +8,7 @@ from resjax.data.augment import policies
 from resjax.data.augment.draw import AUGMENTATIONS, PHOTO_CROPS, Augmentation
 from resjax.data.listing import Listing
 from resjax.data.preprocess import Preprocessing
+from resjax.data.resizing import Resizing
 from resjax.data.splits import Slice, parse_slice
 from resjax.errors import BadInput, unknown
 
@@ -57,8 +58,10 @@ class Resolved:
         image_size: their side in pixels, which replaces `data.image_size=0`; 0 if they are not square.
         augment, pad, normalize: as configured, or as is usual for the set.
         jitter, lighting, policy, erase: as configured.
+        train_image_size: side of training images in pixels, where images are resized.
+        interpolation, crop_share: of images that are resized, as configured or as is usual; else None.
         source: where the records come from.
-        repeats: as configured.
+        decode, repeats: as configured.
         parts: the configured slices by role, 'train', 'validation' and 'test'.
         resized: whether images are resized to get their processed shape.
         in_memory: whether the slices together are small enough to be kept decoded.
@@ -76,6 +79,10 @@ class Resolved:
     policy: str
     erase: float
     normalize: str
+    train_image_size: int
+    interpolation: str | None
+    crop_share: float | None
+    decode: str
     test_split: str
     repeats: int
     source: sources.Source = field(repr=False)
@@ -97,6 +104,11 @@ class Resolved:
     def image_size(self) -> int:
         height, width, _ = self.image_shape
         return height if height == width else 0
+
+    @property
+    def train_shape(self) -> tuple[int, int]:
+        """(H, W) of training images."""
+        return (self.train_image_size,) * 2 if self.resized else self.image_shape[:2]
 
     @property
     def train_size(self) -> int:
@@ -127,6 +139,10 @@ def resolve(
     lighting: float = 0.0,
     policy: str = "",
     erase: float = 0.0,
+    train_image_size: int = 0,
+    interpolation: str | None = None,
+    crop_share: float | None = None,
+    decode: str = "full",
     repeats: int = 1,
     placement: str = "auto",
     skip_damaged: bool = False,
@@ -159,6 +175,9 @@ def resolve(
         lighting: standard deviation of AlexNet's colour noise, 0 to 1; 0 for none (`draw.light`).
         policy: name of an augmentation policy, '' for none (`policies.policy`).
         erase: probability of random erasing, 0 to 1; 0 for none (`boxes.erased_box`).
+        train_image_size: side of training images in pixels, where images are resized; 0 is that of the others.
+        interpolation, crop_share: of `Preprocessing`, where images are resized; None is what is usual.
+        decode: as in `Preprocessing`; 'scaled' is for photos.
         repeats: repeated augmentation: views of an image that come in succession, see `order`.
         placement: one of PLACEMENTS; 'device' is refused here for a set that the device cannot be given.
         skip_damaged, split_seed: of a folder, see `folders.source`.
@@ -170,6 +189,8 @@ def resolve(
     """
     _check_values(augment, pad, normalize, image_size, workers)
     _check_shares(jitter=jitter, lighting=lighting, erase=erase)
+    resizing = Resizing(train_image_size, interpolation, crop_share, decode)
+    resizing.check()
     if repeats < 1:
         raise BadInput(f"data.repeats={repeats}: must be at least 1, which takes every image once")
     asked_size = image_size or (preprocessing.size if preprocessing else 0)
@@ -186,6 +207,8 @@ def resolve(
         augment = usual.augment if usual else _ask(name, augment, normalize)
     image_shape, resized = _processed_shape(source, augment, asked_size)
     _check_colours(name, image_shape[2], jitter=jitter, lighting=lighting, policy=policy)
+    resized = resized or bool(preprocessing and preprocessing.size)
+    resizing = resizing.resolved(source, resized, preprocessing)
     in_memory = source.fits_in_memory(sum(map(len, parts.values())))
     if preprocessing:
         _check_fit(preprocessing, source, image_shape, resized, augment, normalize)
@@ -204,11 +227,15 @@ def resolve(
         policy=policy,
         erase=erase,
         normalize=normalize,
+        train_image_size=train_image_size or image_shape[0],
+        interpolation=resizing.interpolation,
+        crop_share=resizing.crop_share,
+        decode=resizing.decode,
         test_split=test_split,
         repeats=repeats,
         source=source,
         parts=parts,
-        resized=resized or bool(preprocessing and preprocessing.size),
+        resized=resized,
         in_memory=in_memory,
     )
     if placement == "device":

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, NamedTuple
 from PIL import Image, UnidentifiedImageError
 
 from resjax import files, paths
-from resjax.data import photo
+from resjax.data import jpeg, photo
 
 THREADS = 16  # which wait for the disk most of the time
 MANY = 5_000  # files that take a while
@@ -89,7 +89,7 @@ def ends(content: BinaryIO, size: int) -> str | None:
     None if that cannot be told from its ends.
     """
     head = content.read(16)
-    if head[:2] == photo.JPEG:
+    if head[:2] == jpeg.START:
         return _ends_of_jpeg(content, size)
     if head[:8] == PNG and head[12:16] == b"IHDR":
         return _ends_with(content, size, 8, END_OF_PNG)

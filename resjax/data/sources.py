@@ -13,6 +13,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from PIL import Image
 
+from resjax.data import jpeg
 from resjax.data.listing import Listing
 from resjax.data.splits import Slice
 from resjax.errors import BadInput
@@ -28,8 +29,33 @@ class Records(Protocol):
 
     def __len__(self) -> int: ...
 
-    def read(self, positions: np.ndarray) -> tuple[Sequence[np.ndarray] | np.ndarray, np.ndarray]:
-        """Positions [B] in 0 <= position < len -> B uint8 images [H, W, C] and labels int32 [B]."""
+    def read(
+        self, positions: np.ndarray, least: jpeg.LeastOf | None = None
+    ) -> tuple[Sequence[np.ndarray] | np.ndarray, np.ndarray]:
+        """Positions [B] in 0 <= position < len -> B uint8 images [H, W, C] and labels int32 [B].
+
+        Args:
+            least: by which JPEGs of photos may be decoded to fewer pixels; other records are read whole.
+        """
+
+
+def read(
+    records: Records, positions: np.ndarray, least: jpeg.LeastOf | None = None
+) -> tuple[Sequence[np.ndarray] | np.ndarray, np.ndarray, list[jpeg.Shape] | None]:
+    """Images and labels as `records.read` gives them, and the shapes that photos had before they were scaled.
+
+    The shapes are None without `least`: images have all their pixels then.
+    """
+    if least is None:
+        return *records.read(positions), None
+    scaled: dict[int, jpeg.Shape] = {}
+
+    def noted(row: int, shape: jpeg.Shape) -> jpeg.Shape:
+        scaled[row] = shape
+        return least(row, shape)
+
+    images, labels = records.read(positions, noted)
+    return images, labels, [scaled.get(row, image.shape[:2]) for row, image in enumerate(images)]
 
 
 @runtime_checkable
@@ -94,7 +120,7 @@ class InMemory:
     def nbytes(self) -> int:
         return self.images.nbytes + self.labels.nbytes
 
-    def read(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def read(self, positions: np.ndarray, least: jpeg.LeastOf | None = None) -> tuple[np.ndarray, np.ndarray]:
         return self.images[positions], self.labels[positions]
 
 
@@ -186,16 +212,17 @@ def digits_test_mask(labels: np.ndarray) -> np.ndarray:
     return mask
 
 
-def decode_image(encoded: bytes, channels: int) -> np.ndarray:
+def decode_image(encoded: bytes, channels: int, least: jpeg.Least | None = None) -> np.ndarray:
     """Encoded image -> uint8 [H, W, channels]; grey and CMYK become RGB when channels is 3.
 
     simplejpeg (libjpeg-turbo) decodes JPEG; Pillow decodes other formats and the JPEGs that simplejpeg refuses.
-    """
-    if channels == 3 and encoded[:2] == b"\xff\xd8":
-        import simplejpeg
 
+    Args:
+        least: as in `jpeg.decode`; what Pillow decodes keeps all pixels.
+    """
+    if channels == 3 and encoded[:2] == jpeg.START:
         try:
-            return simplejpeg.decode_jpeg(encoded, "RGB")
+            return jpeg.decode(encoded, least)
         except ValueError:
             pass  # CMYK, or damaged: Pillow decides which
     with Image.open(io.BytesIO(encoded)) as image:

@@ -20,8 +20,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from resjax.data import sources
 from resjax.data.augment.device import Normalization, normalize
-from resjax.data.preprocess import Preprocessing, resize
+from resjax.data.jpeg import Shape
+from resjax.data.preprocess import Preprocessing, resize, with_shapes
 from resjax.data.sources import Records
 from resjax.errors import BadInput
 from resjax.models.resnet import ResNet
@@ -60,10 +62,13 @@ class Views:
         if self.kind == "scales" and spec.dense:
             raise BadInput(f"--views=scales: the network of {whose} takes one size: use --views=centre or ten")
 
-    def of(self, image: np.ndarray, preprocessing: Preprocessing) -> list[np.ndarray]:
-        """An image, uint8 [H, W, C], as groups [V, H', W', C] of views of one shape; mirror images are left out."""
+    def of(self, image: np.ndarray, preprocessing: Preprocessing, shape: Shape) -> list[np.ndarray]:
+        """An image, uint8 [H, W, C], as groups [V, H', W', C] of views of one shape; mirror images are left out.
+
+        `shape` is that of the photo, of whose pixels the centre needs not all.
+        """
         if self.kind == "centre":
-            return [preprocessing.view([image])]
+            return [preprocessing.view([image], [shape])]
         size, how = preprocessing.size, preprocessing.interpolation
         if self.kind == "ten":
             return [corners_and_centre(short_side(image, round(size / preprocessing.crop_share), how), size)]
@@ -124,8 +129,9 @@ def batches(
     full: set[tuple[int, ...]] = set()  # shapes of which there was a whole batch
 
     def read(chunk: np.ndarray) -> list[list[np.ndarray]]:
-        images, labels[chunk] = records.read(chunk)
-        return [views.of(image, preprocessing) for image in images]
+        least = preprocessing.least if views.kind == "centre" else None
+        images, labels[chunk], shapes = sources.read(records, chunk, least)
+        return [views.of(image, preprocessing, shape) for image, shape in with_shapes(images, shapes)]
 
     def room(shape: tuple[int, ...]) -> int:
         own = preprocessing.size**2 or math.prod(shape[1:3])

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from resjax.config import durations, network
+from resjax.config import durations, in_training
 from resjax.data.augment.device import Normalization
 from resjax.plan import collectives
 from resjax.plan.load import Load
@@ -41,7 +41,7 @@ def measure(config: ConfigDict) -> tuple[Load, Compiled]:
       BadInput: for durations that cannot be.
     """
     began = time.monotonic()
-    spec = dataclasses.replace(network(config), convolution="xla")  # as on the devices that are planned for
+    spec = dataclasses.replace(in_training(config), convolution="xla")  # as on the devices that are planned for
     channels = (spec.input_channels,)
     normalization = Normalization(*(jax.ShapeDtypeStruct(shape, np.float32) for shape in (channels, ())))
     built = program.build(config, spec, durations(config, TRAIN_SIZE), normalization)

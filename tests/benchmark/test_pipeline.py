@@ -119,7 +119,8 @@ def test_stages_are_timed_for_whole_batches_after_one_that_does_not_count(clock,
     monkeypatch.setattr(pipeline, "drawn", lambda dataset, config, count: draws[:count])
     monkeypatch.setattr(pipeline.host, "views", takes("resize", 2.0))
     photos = SimpleNamespace(encoded=takes("read", 1.0), read=takes("both", 5.0))
-    found = pipeline.stages(SimpleNamespace(preprocessing=None), photos, SimpleNamespace(batch_size=10), steps=3)
+    dataset = SimpleNamespace(to_train=SimpleNamespace(least=None, decode="full"), policy="")
+    found = pipeline.stages(dataset, photos, SimpleNamespace(batch_size=10), steps=3)
     assert found == {"read": pytest.approx(0.1), "decode": pytest.approx(0.4), "resize": pytest.approx(0.2)}
     assert set(calls.values()) == {4}
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from resjax.data.loader import open_dataset
-from resjax.data.preprocess import Preprocessing, centre_view
+from resjax.data.preprocess import Preprocessing
 from resjax.errors import BadInput
 
 
@@ -130,7 +130,7 @@ def gradient(height, width):
 def test_the_centre_is_rounded_up_and_left(height, width, size):
     """The short side is kept, so that nothing but the crop moves; odd margins are larger below and right."""
     share = size / min(height, width)
-    view = centre_view(gradient(height, width), size, share, "bilinear")
+    view = make(size=size, crop_share=share).view([gradient(height, width)])[0]
     top, left = (height - size) // 2, (width - size) // 2
     np.testing.assert_array_equal(view[:, 0, 0], np.arange(top, top + size))
     np.testing.assert_array_equal(view[0, :, 1], np.arange(left, left + size))
@@ -141,7 +141,8 @@ def test_centre_of_photographs(shape):
     x = np.zeros(shape, np.uint8)
     y, z = shape[0] // 2, shape[1] // 2
     x[y - 112 : y + 112, z - 112 : z + 112] = 255
-    view = centre_view(x, 224, 224 / 256, "bilinear")
+    mean = np.zeros(shape[2], np.float32)
+    view = make(mean=mean, std=np.array(1, np.float32)).view([x])[0]
     assert view.shape == (224, 224, shape[2])
     assert (view == 255).all()
 

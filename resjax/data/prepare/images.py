@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from resjax.data import photo
+from resjax.data import jpeg, photo
 
 TURNED = 95  # quality of a JPEG that has to be turned or brought to RGB
 KEPT = ("JPEG", "MPO", "PNG")  # MPO is what phones write: a JPEG with more pictures behind it
@@ -71,11 +71,11 @@ def upright(data: bytes) -> bytes:
     """
     with Image.open(io.BytesIO(data)) as image:
         usual = image.format in KEPT and image.mode in ("RGB", "L") and "transparency" not in image.info
-        held = photo.jpeg_orientation(data) if data[:2] == photo.JPEG else photo.orientation(image)
+        held = photo.jpeg_orientation(data) if data[:2] == jpeg.START else photo.orientation(image)
     if usual and held not in photo.TURN:
         return data
     decoded = Image.fromarray(photo.decode(data))
-    if data[:2] == photo.JPEG:
+    if data[:2] == jpeg.START:
         return _encoded(decoded, "JPEG", quality=TURNED, subsampling=0)
     return _encoded(decoded, "PNG")
 
