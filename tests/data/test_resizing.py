@@ -14,7 +14,7 @@ from resjax import experiment
 from resjax.cli import load
 from resjax.data import jpeg, photo
 from resjax.data.augment.boxes import crop_box
-from resjax.data.augment.draw import Augmentation, draw
+from resjax.data.augment.draw import PHOTO_CROPS, Augmentation, draw
 from resjax.data.loader import open_dataset
 from resjax.data.order import Order, Share, generator
 from resjax.data.preprocess import Preprocessing
@@ -132,8 +132,9 @@ def test_batches_of_photos_are_their_definition(settings, folder, decode):
     np.testing.assert_array_equal(judged.views[:, 0], batch["image"])
 
 
-def test_scaled_decoding_changes_little(settings, folder):
-    full, scaled = (opened(settings, folder, decode=decode) for decode in ("full", "scaled"))
+@pytest.mark.parametrize("augment", PHOTO_CROPS)
+def test_scaled_decoding_changes_little(settings, folder, augment):
+    full, scaled = (opened(settings, folder, augment=augment, decode=decode) for decode in ("full", "scaled"))
     for of in (lambda data: next(data.train(24, seed=0)), lambda data: next(data.evaluate("test", 8))):
         a, b = (of(data)["image"].astype(float) for data in (full, scaled))
         assert 0 < np.abs(a - b).mean() < 2
@@ -210,6 +211,10 @@ def test_weights_keep_their_resizing(settings, folder):
 def test_training_images_of_another_size():
     """Digits at 12 pixels, trained on at 9: one network takes both."""
     flags = ["data.image_size=12", "data.train_image_size=9", "data.normalize=channel", "model.units=1,1"]
+    smaller = ["data.image_size=7", *flags[1:3]]
+    dense = load(["--config=configs/dense.py", *(f"--config.{flag}" for flag in smaller)])
+    with pytest.raises(BadInput, match=r"data\.train_image_size=9: a network of dense layers takes one size"):
+        experiment.open(dense)
     flags += ["model.widths=16,16", "batch_size=8", "mesh.data=1", "schedule.warmup=none"]
     config = load(["--config=configs/digits.py", *(f"--config.{flag}" for flag in flags)])
     run = experiment.open(config)
