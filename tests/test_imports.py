@@ -12,7 +12,7 @@ FLOORS = (
     ("resjax", "resjax.errors"),
     (
         *("resjax.allocation", "resjax.files", "resjax.interrupt", "resjax.machine", "resjax.markdown"),
-        *("resjax.paths", "resjax.tie"),
+        *("resjax.paths", "resjax.pickles", "resjax.tie"),
     ),
     ("resjax.models", "resjax.data"),
     ("resjax.config",),

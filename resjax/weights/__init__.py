@@ -1,0 +1,1 @@
+"""Weights of other libraries, in and out: files read without running them, and names from one table."""
