@@ -147,6 +147,7 @@ def validate(config: ConfigDict, devices: int) -> Spec:
         "schedule.final_rate": config.schedule.final_rate,
         "mix.mixup": config.mix.mixup,
         "mix.cutmix": config.mix.cutmix,
+        "mix.group": config.mix.group,
     }
     for field, value in not_negative.items():
         if not 0 <= value < math.inf:
@@ -174,6 +175,13 @@ def validate(config: ConfigDict, devices: int) -> Spec:
         raise BadInput(
             f"data.repeats={config.data.repeats} is more than batch_size={config.batch_size}: the views of an "
             "image must fit in a batch"
+        )
+    if config.ema.every_steps >= 2**31:
+        raise BadInput(f"ema.every_steps={config.ema.every_steps}: must be below 2**31")
+    if config.mix.group and config.batch_size % config.mix.group:
+        raise BadInput(
+            f"batch_size={config.batch_size} is not divisible by mix.group={config.mix.group}: use a multiple of "
+            "it, or mix.group=0"
         )
     data, fsdp = mesh_shape(config, devices)
     microbatch, rest = divmod(config.batch_size, o.accumulate)

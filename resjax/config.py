@@ -89,7 +89,8 @@ def default(model: Spec | None = None) -> ConfigDict:
     c.mix = ConfigDict()  # of the images of a batch with each other; both: one of them for each batch
     c.mix.mixup = 0.0  # blends two: the share is drawn from Beta(mixup, mixup); 0: off
     c.mix.cutmix = 0.0  # pastes a box of one into the other: its share from Beta(cutmix, cutmix); 0: off
-    c.mix.definition = "timm"  # timm: image i with N - 1 - i | torchvision: with i - 1
+    c.mix.definition = "timm"  # timm: image i of n with n - 1 - i | torchvision: with i - 1
+    c.mix.group = 0  # images mixed with each other, by one share: in the sources a GPU's; 0: the global batch
 
     c.ema = ConfigDict()  # a moving average of weights and statistics, evaluated besides: test_ema in the logs
     c.ema.decay = 0.0  # 0: off

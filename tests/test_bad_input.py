@@ -69,7 +69,9 @@ def refused(code, out, err, *parts):
         ([DIGITS, "--config.loss.threshold=1"], ["loss.threshold=1.0: must lie in [0, 1)"]),
         ([DIGITS, "--config.mix.mixup=-0.2"], ["mix.mixup=-0.2: must not be negative"]),
         ([DIGITS, "--config.mix.definition=tim"], ["mix.definition='tim'", "did you mean timm?"]),
+        ([DIGITS, "--config.mix.group=48"], ["batch_size=128 is not divisible by mix.group=48"]),
         ([DIGITS, "--config.ema.decay=1"], ["ema.decay=1.0: must lie in [0, 1)"]),
+        ([DIGITS, "--config.ema.every_steps=4294967296"], ["ema.every_steps=4294967296: must be below 2**31"]),
         ([DIGITS, "--config.ema.every_steps=0"], ["ema.every_steps=0: must be positive"]),
         ([DIGITS, "--config.optimizer.reference_batch=-1"], ["optimizer.reference_batch=-1: must not be negative"]),
         (

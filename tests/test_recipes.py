@@ -3,7 +3,9 @@
 import pytest
 
 from resjax.cli import load
-from resjax.config import flatten, plain
+from resjax.config import durations, flatten, plain
+from resjax.errors import BadInput
+from resjax.train.optim import learning_rate
 
 # What the data set decides; tests/data/test_resolve.py has what it decides.
 OPEN = {
@@ -86,6 +88,7 @@ COMMON = {
     "mix.mixup": 0.0,
     "mix.cutmix": 0.0,
     "mix.definition": "timm",
+    "mix.group": 0,
     "ema.decay": 0.0,
     "ema.every_steps": 1,
     "optimizer.name": "sgd",
@@ -123,6 +126,47 @@ CIFAR10 = {
 }
 # v1 section 4.2 for 110 layers, v2 appendix: 0.01 for the first 400 iterations.
 WARM = {"schedule.warmup": "constant", "schedule.warmup_steps": 400}
+
+# v1 Table 1, ResNet-50, with the stride on the 3x3 convolution.
+R50 = {
+    "model.units": [3, 4, 6, 3],
+    "model.widths": [256, 512, 1024, 2048],
+    "model.unit": "bottleneck",
+    "model.stem": "conv7",
+    "model.stem_width": 64,
+    "model.stride_on": "3x3",
+    "model.shortcut": "B",
+    "model.dtype": "bfloat16",
+}
+IMAGENET = {**R50, "data.name": "imagenet2012", "data.workers": 8, "data.augment": "resized_crop_flip"}
+COSINE = {"schedule.name": "cosine", "schedule.warmup": "linear", "schedule.warmup_epochs": 5.0}
+# arXiv 2110.00476, Table 2, what its three procedures share; timm's defaults of LAMB, and mmpretrain's 8 x 256.
+RSB = {
+    **IMAGENET,
+    **COSINE,
+    "batch_size": 2048,
+    "data.image_size": 224,
+    "data.train_image_size": 224,
+    "data.interpolation": "bicubic",
+    "data.crop_share": 0.95,
+    "data.policy": "rand-m7-mstd0.5-inc1",
+    "data.repeats": 3,
+    "model.stochastic_depth": 0.05,
+    "model.zero_gamma": True,
+    "model.bn_group": 256,
+    "optimizer.name": "lamb",
+    "optimizer.learning_rate": 0.005,
+    "optimizer.weight_decay": 0.02,
+    "optimizer.decay_mask": "kernels",
+    "optimizer.clip_norm": 1.0,
+    "loss.name": "binary",
+    "loss.threshold": 0.2,
+    "mix.mixup": 0.1,
+    "mix.cutmix": 1.0,
+    "mix.group": 256,
+    "schedule.final_rate": 0.000001,
+    "schedule.warmup_rate": 0.0001,
+}
 
 RECIPES = {
     "digits.py": {
@@ -170,6 +214,98 @@ RECIPES = {
         "model.bn_group": 32,
         "model.dtype": "bfloat16",
         "optimizer.decay_mask": "kernels",
+    },
+    # arXiv 1706.02677 sections 2 to 5: 256 GPUs of 32 images.
+    "imagenet_goyal.py:v1.5-50": {
+        **IMAGENET,
+        "name": "imagenet-goyal-v1.5-50",
+        "batch_size": 8192,
+        "total_epochs": 90.0,
+        "data.augment": "fb_crop_flip",
+        "data.interpolation": "bicubic",
+        "model.bn_group": 32,
+        "model.zero_gamma": True,
+        "optimizer.learning_rate": 0.1,
+        "optimizer.reference_batch": 256,
+        "optimizer.nesterov": True,
+        "optimizer.weight_decay": 0.0001,
+        "optimizer.decay_mask": "kernels",
+        "schedule.drop_epochs": [30.0, 60.0, 80.0],
+        "schedule.warmup": "linear",
+        "schedule.warmup_rate": 0.1,
+        "schedule.warmup_epochs": 5.0,
+    },
+    # torchvision's references/classification: the defaults of its script on 8 GPUs, and the command of #3995.
+    "imagenet_torchvision.py:v1": {
+        **IMAGENET,
+        "name": "imagenet-torchvision-v1",
+        "batch_size": 256,
+        "total_epochs": 90.0,
+        "model.bn_group": 32,
+        "schedule.drop_epochs": [30.0, 60.0],
+    },
+    "imagenet_torchvision.py:v2": {
+        **IMAGENET,
+        **COSINE,
+        "name": "imagenet-torchvision-v2",
+        "batch_size": 1024,
+        "total_epochs": 600.0,
+        "data.train_image_size": 176,
+        "data.image_size": 224,
+        "data.crop_share": pytest.approx(224 / 232),
+        "data.policy": "trivial-wide",
+        "data.erase": 0.1,
+        "data.repeats": 4,
+        "model.bn_group": 128,
+        "optimizer.learning_rate": 0.5,
+        "optimizer.weight_decay": 0.00002,
+        "optimizer.decay_mask": "kernels",
+        "optimizer.label_smoothing": 0.1,
+        "mix.mixup": 0.2,
+        "mix.cutmix": 1.0,
+        "mix.definition": "torchvision",
+        "mix.group": 128,
+        "ema.decay": pytest.approx(0.99891, abs=5e-6),
+        "ema.every_steps": 32,
+        "schedule.warmup_rate": 0.005,
+    },
+    "imagenet_rsb.py:a1": {
+        **RSB,
+        "name": "imagenet-rsb-a1",
+        "total_epochs": 600.0,
+        "optimizer.weight_decay": 0.01,
+        "optimizer.label_smoothing": 0.1,
+        "mix.mixup": 0.2,
+    },
+    "imagenet_rsb.py:a2": {**RSB, "name": "imagenet-rsb-a2", "total_epochs": 300.0},
+    "imagenet_rsb.py:a3": {
+        **RSB,
+        "name": "imagenet-rsb-a3",
+        "total_epochs": 100.0,
+        "data.train_image_size": 160,
+        "data.policy": "rand-m6-mstd0.5-inc1",
+        "data.repeats": 1,
+        "model.stochastic_depth": 0.0,
+        "optimizer.learning_rate": 0.008,
+    },
+    "imagenette.py:192,80": {
+        **R50,
+        **COSINE,
+        "name": "imagenette-192-80",
+        "batch_size": 64,
+        "total_epochs": 80.0,
+        "data.name": "folder",
+        "data.image_size": 192,
+        "data.augment": "resized_crop_flip",
+        "model.stem": "deep",
+        "model.shortcut_pool": True,
+        "model.zero_gamma": True,
+        "optimizer.nesterov": True,
+        "optimizer.weight_decay": 0.0005,
+        "optimizer.decay_mask": "kernels",
+        "optimizer.label_smoothing": 0.1,
+        "mix.mixup": 0.2,
+        "schedule.warmup_epochs": 4.0,
     },
     "dense.py": {
         "name": "dense-v1-21",
@@ -243,3 +379,53 @@ def test_networks_of_more_than_60_units_are_scanned(file):
         n: load([f"--config=configs/{file}:{n}"]).model.scan for n in ("v1-110", "v2-164", "v1-122", "v1-128")
     }
     assert scanned == {"v1-110": False, "v2-164": False, "v1-122": False, "v1-128": True}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "steps", "expected"),
+    [
+        ("imagenet_goyal.py", 14_075, {0: 0.1, 5: 3.2, 29.9: 3.2, 30.1: 0.32, 60.1: 0.032, 80.1: 0.0032}),
+        ("imagenet_goyal.py --config.batch_size=256", 450_410, {0: 0.1, 5: 0.1, 29.9: 0.1, 30.1: 0.01, 80.1: 1e-4}),
+        ("imagenet_torchvision.py:v1", 450_410, {0: 0.1, 29.9: 0.1, 30.1: 0.01, 60.1: 0.001, 90: 0.001}),
+        ("imagenet_torchvision.py:v2", 750_684, {0: 0.005, 2.5: 0.2525, 5: 0.5, 302.5: 0.25, 600: 0.0}),
+        ("imagenet_rsb.py:a1", 375_342, {0: 1e-4, 5: 5e-3, 302.5: 2.5e-3, 600: 1e-6}),
+        ("imagenet_rsb.py:a3", 62_557, {0: 1e-4, 5: 8e-3, 52.5: 4e-3, 100: 1e-6}),
+    ],
+)
+def test_steps_and_rates_of_the_recipes_on_imagenet(recipe, steps, expected):
+    """By epochs of 1,281,167 images."""
+    config = load(f"--config=configs/{recipe}".split())
+    plan = durations(config, 1_281_167)
+    assert plan.total == steps
+    rate = learning_rate(config, plan)
+    found = {epoch: float(rate(round(epoch * plan.per_epoch))) for epoch in expected}
+    assert found == pytest.approx(expected, rel=2e-3, abs=2e-7)
+
+
+@pytest.mark.parametrize(
+    ("spec", "units"),
+    {
+        "imagenet_rsb.py:a1,v1.5-101": 33,
+        "imagenet_torchvision.py:v2,v1.5-18": 8,
+        "imagenette.py:128,5,v1-34": 16,
+    }.items(),
+)
+def test_a_recipe_with_another_network(spec, units):
+    config = load([f"--config=configs/{spec}", "--config.data.name=folder", "--config.data.dir=D"])
+    assert sum(config.model.units) == units
+    assert config.name == spec.replace("_", "-").replace(".py:", "-").replace(",", "-")
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    {
+        "imagenet_rsb.py:a4": "recipe='a4' is unknown; did you mean a3? (known: a1, a2, a3)",
+        "imagenet_torchvision.py:v3": "recipe='v3' is unknown",
+        "imagenette.py:128,10": "configs/imagenette.py:128,10: give SIZE,EPOCHS, such as 128,20",
+        "imagenette.py:224,5": "configs/imagenette.py:224,5: give SIZE,EPOCHS",
+    }.items(),
+)
+def test_a_recipe_that_there_is_not(spec, says):
+    with pytest.raises(BadInput) as error:
+        load([f"--config=configs/{spec}"])
+    assert says in str(error.value)

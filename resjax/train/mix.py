@@ -19,24 +19,26 @@ class Mix:
     and takes what is left of x as lambda. The box has the sides 2 floor(sqrt(1 - lambda) S / 2), S that of the
     image, and its centre lies anywhere in the image, which cuts it: in timm and torchvision alike.
 
-    There is one lambda for the batch of a step, whatever microbatches and devices it is split into, and partners
-    are of that batch. In timm and torchvision the batch is that of one GPU: so eight GPUs draw eight.
+    Both draw for the batch of one GPU, and mix within it: here for `group` images in succession, whatever devices
+    and microbatches the batch of a step is split into.
 
     Attributes:
       mixup, cutmix: the parameters of Beta; 0: off. If both are on, each batch takes one of them, with probability
         1/2, as timm's `switch_prob` and torchvision's `RandomChoice` have it.
-      definition: `timm`: image i of N has the partner N - 1 - i; `torchvision`: i - 1.
+      definition: `timm`: image i of a group of n has the partner n - 1 - i; `torchvision`: i - 1.
+      group: images that share lambda and box; 0: the whole batch.
     """
 
     mixup: float
     cutmix: float
     definition: str = "timm"
+    group: int = 0
 
     @classmethod
     def of(cls, config: ConfigDict) -> "Mix | None":
         """What a config mixes; None if nothing."""
         mix = config.mix
-        return cls(mix.mixup, mix.cutmix, mix.definition) if mix.mixup or mix.cutmix else None
+        return cls(mix.mixup, mix.cutmix, mix.definition, mix.group) if mix.mixup or mix.cutmix else None
 
     def __call__(self, batch: Batch, classes: int, rng: jax.Array) -> Batch:
         """The batch mixed.
@@ -50,8 +52,16 @@ class Mix:
           image [N, H, W, C], target [N, K], and label [N], the one that has the larger part: training accuracies
           count it, as those of torchvision's reference code do; timm states none.
         """
+        size = len(batch["label"])
+        groups = size // (self.group or size)
+        parts = jax.tree.map(lambda x: x.reshape(groups, -1, *x.shape[1:]), batch)  # [G, n, ...]
+        rngs = jax.random.split(jax.random.fold_in(rng, NUMBER), groups)
+        mixed = jax.vmap(lambda part, rng: self._group(part, classes, rng))(parts, rngs)
+        return jax.tree.map(lambda x: x.reshape(size, *x.shape[2:]), mixed)
+
+    def _group(self, batch: Batch, classes: int, rng: jax.Array) -> Batch:
         images, labels = batch["image"], batch["label"]
-        which, share, centre = jax.random.split(jax.random.fold_in(rng, NUMBER), 3)
+        which, share, centre = jax.random.split(rng, 3)
         cut = jax.random.bernoulli(which) if self.mixup and self.cutmix else jnp.bool_(self.cutmix > 0)
         alpha = jnp.where(cut, self.cutmix, self.mixup)
         drawn = jax.random.beta(share, alpha, alpha)

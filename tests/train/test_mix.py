@@ -33,9 +33,9 @@ def mixed(mix, seed):
     return jax.device_get(jitted(mix)(BATCH, jax.random.key(seed)))
 
 
-def drawn(mix, seed):
-    """What is drawn for a batch: whether it is CutMix, lambda, and the centre of the box."""
-    which, share, centre = jax.random.split(jax.random.fold_in(jax.random.key(seed), NUMBER), 3)
+def drawn(mix, rng):
+    """What is drawn for a group: whether it is CutMix, lambda, and the centre of the box."""
+    which, share, centre = jax.random.split(rng, 3)
     cut = bool(jax.random.bernoulli(which)) if mix.mixup and mix.cutmix else mix.cutmix > 0
     alpha = mix.cutmix if cut else mix.mixup
     at = [int(jax.random.randint(k, (), 0, side)) for k, side in zip(jax.random.split(centre), (H, W), strict=True)]
@@ -59,26 +59,29 @@ def torchvision_box(lam, at):
 
 
 def by_hand(mix, seed, box):
-    cut, lam, at = drawn(mix, seed)
-    partner = ORDER[mix.definition](np.arange(N))
-    images = BATCH["image"].copy()
-    if cut:
-        (top, bottom), (left, right) = box(lam, at)
-        for i in range(N):
-            images[i, top:bottom, left:right] = BATCH["image"][partner[i], top:bottom, left:right]
-        lam = 1 - (bottom - top) * (right - left) / (H * W)
-    else:
-        for i in range(N):
-            images[i] = lam * BATCH["image"][i] + (1 - lam) * BATCH["image"][partner[i]]
-    targets, labels = np.zeros((N, K)), []
-    for i, (own, other) in enumerate(zip(BATCH["label"], BATCH["label"][partner], strict=True)):
-        targets[i, own] += lam
-        targets[i, other] += 1 - lam
-        labels.append(own if lam >= 0.5 else other)
-    return {"image": images, "target": targets, "label": np.array(labels)}
+    """Group by group, as if each were the batch of a GPU."""
+    size = mix.group or N
+    rngs = jax.random.split(jax.random.fold_in(jax.random.key(seed), NUMBER), N // size)
+    images, labels, targets = BATCH["image"].copy(), BATCH["label"].copy(), np.zeros((N, K))
+    for first, rng in zip(range(0, N, size), rngs, strict=True):
+        cut, lam, at = drawn(mix, rng)
+        partner = first + ORDER[mix.definition](np.arange(size))
+        own = range(first, first + size)
+        if cut:
+            (top, bottom), (left, right) = box(lam, at)
+            for i, j in zip(own, partner, strict=True):
+                images[i, top:bottom, left:right] = BATCH["image"][j, top:bottom, left:right]
+            lam = 1 - (bottom - top) * (right - left) / (H * W)
+        for i, j in zip(own, partner, strict=True):
+            if not cut:
+                images[i] = lam * BATCH["image"][i] + (1 - lam) * BATCH["image"][j]
+            targets[i, BATCH["label"][i]] += lam
+            targets[i, BATCH["label"][j]] += 1 - lam
+            labels[i] = BATCH["label"][i if lam >= 0.5 else j]
+    return {"image": images, "target": targets, "label": labels}
 
 
-MIXES = [Mix(0.4, 0.0), Mix(0.2, 1.0, "torchvision"), Mix(0.1, 1.0)]
+MIXES = [Mix(0.4, 0.0), Mix(0.2, 1.0, "torchvision"), Mix(0.1, 1.0), Mix(0.2, 1.0, "torchvision", 4)]
 
 
 @pytest.mark.parametrize("mix", MIXES, ids=str)
@@ -106,7 +109,7 @@ SPEC = Spec(units=(1,), widths=(4,), stem_width=4, input_size=8, input_channels=
 
 
 def test_a_step_trains_on_the_mixed_batch_however_it_is_cut():
-    """One mix for all microbatches and devices; the draws are of seed and step, and the loss is of soft targets."""
+    """Mixed before it is split over microbatches and devices; drawn from seed and step; the targets are soft."""
     mix, tx, seed = Mix(0.4, 1.0), optax.sgd(0.1), jnp.uint32(3)
     batch = {"image": jnp.asarray(RNG.normal(size=(16, 8, 8, 1)), jnp.float32), "label": jnp.arange(16) % 10}
     state = init_state(SPEC, tx, 0).replace(step=jnp.int32(5))

@@ -264,14 +264,14 @@ def test_config_reaches_the_step(monkeypatch):
     assert seen == {"loss": Loss(label_smoothing=0.1), "accumulate": 1, "mix": None, "average": None}
     fields = (
         *("optimizer.label_smoothing=0.2", "optimizer.accumulate=4", "loss.name=binary", "loss.threshold=0.3"),
-        *("mix.mixup=0.1", "mix.cutmix=0.7", "mix.definition=torchvision"),
+        *("mix.mixup=0.1", "mix.cutmix=0.7", "mix.definition=torchvision", "mix.group=32"),
         *("ema.decay=0.9", "ema.every_steps=5", "schedule.warmup_epochs=None", "schedule.warmup_steps=7"),
     )
     experiment.open(load([DIGITS, *(f"--config.{field}" for field in fields)]))
     assert seen == {
         "loss": Loss("binary", 0.2, 0.3),
         "accumulate": 4,
-        "mix": Mix(0.1, 0.7, "torchvision"),
+        "mix": Mix(0.1, 0.7, "torchvision", 32),
         "average": Ema(0.9, every=5, warmup=7),
     }
 
