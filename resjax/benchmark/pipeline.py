@@ -22,13 +22,11 @@ import simplejpeg
 from ml_collections import ConfigDict
 
 from resjax import checks, machine, markdown
-from resjax.data import sources
-from resjax.data.augment import host
-from resjax.data.loader import Dataset, open_dataset
+from resjax.data import jpeg, sources
+from resjax.data.loader import Dataset, TrainBatch, open_dataset
 from resjax.errors import BadInput
 
 SAMPLE = 256  # photos that are decoded from memory
-JPEG = b"\xff\xd8"
 STAGES = {
     "read": "read the files",
     "decode": "decode",
@@ -60,7 +58,8 @@ def measure(config: ConfigDict, steps: int) -> dict[str, Any]:
     load = os.getloadavg()[0]  # by others: taken before our own work
     checks.validate(config, jax.device_count())
     dataset = open_dataset(**config.data)
-    photos, files = sample(dataset, config)
+    making = dataset.training(config.batch_size, config.seed)
+    files = sample(dataset, making)
     decode_alone(files)  # the first pass loads the decoder
     raw, rates, all_ways = [decode_alone(files)], [], list(ways())
     for way in all_ways:
@@ -68,7 +67,7 @@ def measure(config: ConfigDict, steps: int) -> dict[str, Any]:
             rates.append(rate(dataclasses.replace(dataset, workers=way.workers), config, steps))
         raw.append(decode_alone(files))
     with on_cores(1):
-        seconds = stages(dataset, photos, config, steps)
+        seconds = stages(making, steps)
     around = [(before + after) / 2 for before, after in itertools.pairwise(raw)]
     rows = [row(*each) for each in zip(all_ways, rates, around, strict=True)]
     one = next((each["images_per_second"] for each in rows if each["cores"] == 1 and not each["workers"]), None)
@@ -92,28 +91,22 @@ def measure(config: ConfigDict, steps: int) -> dict[str, Any]:
     return result
 
 
-def sample(dataset: Dataset, config: ConfigDict) -> tuple[sources.Compressed, list[bytes]]:
-    """The training photos as they are stored, and the JPEGs among those of the first batches."""
-    photos = dataset.records("train")
+def sample(dataset: Dataset, making: TrainBatch) -> list[bytes]:
+    """The JPEGs among the photos of the first batches."""
+    photos = making.records
     if not isinstance(photos, sources.Compressed):
         raise BadInput(
             f"--input: {dataset.name} lies decoded in memory, so there is nothing to read or decode; give photos, "
             "such as --config.data.name=folder --config.data.dir=PHOTOS"
         )
-    first = drawn(dataset, config, -(-SAMPLE // config.batch_size))
-    index = np.unique(np.concatenate([draws["index"] for draws in first]))
-    files = [file for file in photos.encoded(index[:SAMPLE]) if file.startswith(JPEG)]
+    batches = -(-SAMPLE // making.draw.order.batch_size)
+    index = np.unique(np.concatenate([making.draw(step)["index"] for step in range(batches)]))
+    files = [file for file in photos.encoded(index[:SAMPLE]) if file.startswith(jpeg.START)]
     if not files:
         raise BadInput(
             f"--input: no photo of {dataset.name} is a JPEG, and their decoding is what it compares with"
         )
-    return photos, files
-
-
-def drawn(dataset: Dataset, config: ConfigDict, count: int) -> list[dict[str, np.ndarray]]:
-    """What is drawn for the first batches."""
-    with closing(dataset.draws(config.batch_size, config.seed)) as draws:
-        return list(itertools.islice(draws, count))
+    return files
 
 
 def described(files: Sequence[bytes]) -> dict[str, Any]:
@@ -179,24 +172,25 @@ def rate(dataset: Dataset, config: ConfigDict, steps: int) -> float:
         return count * config.batch_size / (time.perf_counter() - began)
 
 
-def stages(dataset: Dataset, photos: sources.Compressed, config: ConfigDict, steps: int) -> dict[str, float]:
-    """Seconds per image of each stage, called one after the other for whole batches."""
-    seconds = dict.fromkeys(("read", "decode", "resize"), 0.0)
-    batches = drawn(dataset, config, steps + 1)
-    for i, draws in enumerate(batches):
-        index = draws.pop("index")
+def stages(making: TrainBatch, steps: int) -> dict[str, float]:
+    """Seconds per image of each stage, called one after the other for whole batches of photos."""
+    seconds, images = dict.fromkeys(("read", "decode", "resize"), 0.0), 0
+    assert isinstance(making.records, sources.Compressed)
+    for step in range(steps + 1):
+        draws = making.draw(step)
         marks = [time.perf_counter()]
-        photos.encoded(index)
+        making.records.encoded(draws["index"])
         marks.append(time.perf_counter())
-        images, _, shapes = sources.read(photos, index, host.least(draws, dataset.to_train))
+        photos, _, shapes = making.read(draws)
         marks.append(time.perf_counter())
-        host.views(images, draws, dataset.to_train, dataset.policy, shapes)
+        making.views(draws, photos, shapes)
         marks.append(time.perf_counter())
         read, both, resize = (after - before for before, after in itertools.pairwise(marks))
-        if i:  # the first loads what it needs
+        if step:  # the first loads what it needs
+            images += len(draws["index"])
             for name, value in {"read": read, "decode": both - read, "resize": resize}.items():
-                seconds[name] += value / (steps * config.batch_size)
-    return seconds
+                seconds[name] += value
+    return {name: value / images for name, value in seconds.items()}
 
 
 def row(way: Way, images_per_second: float, raw: float) -> dict[str, Any]:

@@ -18,9 +18,10 @@ import numpy as np
 
 from resjax.data import sources, statistics, worker
 from resjax.data.augment import draw, host
+from resjax.data.jpeg import Shape
 from resjax.data.listing import Listing
 from resjax.data.order import Order, Share, generator
-from resjax.data.preprocess import Preprocessing
+from resjax.data.preprocess import Images, Preprocessing
 from resjax.data.resolve import Resolved, resolve
 from resjax.errors import BadInput
 
@@ -60,15 +61,17 @@ class Dataset(Resolved):
         """
         import grain
 
-        own = self._draw(batch_size, seed, rows)
-        read = _TrainBatch(own, self._records["train"], self.to_train)
-        steps = grain.MapDataset.range(sys.maxsize).map(read)
+        steps = grain.MapDataset.range(sys.maxsize).map(self.training(batch_size, seed, rows))
         return Batches(steps[start_step:], self._threads(), self.workers)
 
     @property
     def to_train(self) -> Preprocessing:
         """The preprocessing, to the size of training images."""
         return replace(self.preprocessing, size=self.train_image_size if self.preprocessing.size else 0)
+
+    def training(self, batch_size: int, seed: int, rows: np.ndarray | None = None) -> "TrainBatch":
+        """What makes the batches of `train` by their steps; arguments as there."""
+        return TrainBatch(self._draw(batch_size, seed, rows), self._records["train"], self.to_train)
 
     def draws(self, batch_size: int, seed: int, start_step: int = 0, rows: np.ndarray | None = None) -> "Draws":
         """What `train` draws for its batches, without the images: for a set that lies on the device.
@@ -80,10 +83,6 @@ class Dataset(Resolved):
             An iterator of {'index': int32 [B]} and what `augment.draw.draw` returns.
         """
         return Draws(self._draw(batch_size, seed, rows), start_step)
-
-    def records(self, split: str) -> sources.Records:
-        """The images of a split as they are stored, and their labels."""
-        return self._records[split]
 
     def stored(self, split: str) -> sources.InMemory:
         """The images of a split at their final size, and their labels; only of a set that is `ready`."""
@@ -208,8 +207,8 @@ class _Draw:
 
 
 @dataclass(frozen=True)
-class _TrainBatch:
-    """Step -> a process's rows of its batch."""
+class TrainBatch:
+    """Step -> a process's rows of its batch: drawn, read, and cut to views."""
 
     draw: _Draw
     records: sources.Records
@@ -217,10 +216,18 @@ class _TrainBatch:
 
     def __call__(self, step: int) -> HostBatch:
         draws = self.draw(step)
-        least = host.least(draws, self.preprocessing)
-        images, labels, shapes = sources.read(self.records, draws.pop("index"), least)
-        views = host.views(images, draws, self.preprocessing, self.draw.augmentation.policy, shapes)
-        return {"image": views, "label": labels} | {k: x for k, x in draws.items() if k not in draw.ON_HOST}
+        images, labels, shapes = self.read(draws)
+        done = ("index", *draw.ON_HOST)
+        rest = {name: drawn for name, drawn in draws.items() if name not in done}
+        return {"image": self.views(draws, images, shapes), "label": labels} | rest
+
+    def read(self, draws: HostBatch) -> tuple[Images, np.ndarray, list[Shape] | None]:
+        """Images decoded to what their views need, labels, and the images' own shapes, see `sources.read`."""
+        return sources.read(self.records, draws["index"], host.least(draws, self.preprocessing))
+
+    def views(self, draws: HostBatch, images: Images, shapes: list[Shape] | None) -> np.ndarray:
+        """uint8 [B, H, W, C]; the device does the rest."""
+        return host.views(images, draws, self.preprocessing, self.draw.augmentation.policy, shapes)
 
 
 @dataclass(frozen=True)

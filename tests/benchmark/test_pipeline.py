@@ -111,16 +111,23 @@ def test_stages_are_timed_for_whole_batches_after_one_that_does_not_count(clock,
         def stage(*_):
             clock.seconds += seconds + (0 if calls[name] else 50)
             calls[name] += 1
-            return [], None
+            return [], None, None
 
         return stage
 
-    draws = [{"index": np.arange(10)} for _ in range(4)]
-    monkeypatch.setattr(pipeline, "drawn", lambda dataset, config, count: draws[:count])
-    monkeypatch.setattr(pipeline.host, "views", takes("resize", 2.0))
-    photos = SimpleNamespace(encoded=takes("read", 1.0), read=takes("both", 5.0))
-    dataset = SimpleNamespace(to_train=SimpleNamespace(least=None, decode="full"), policy="")
-    found = pipeline.stages(dataset, photos, SimpleNamespace(batch_size=10), steps=3)
+    class Photos:
+        encoded = read = staticmethod(takes("read", 1.0))
+
+        def __len__(self):
+            return 10
+
+    making = SimpleNamespace(
+        draw=lambda step: {"index": np.arange(10)},
+        records=Photos(),
+        read=takes("both", 5.0),
+        views=takes("resize", 2.0),
+    )
+    found = pipeline.stages(making, steps=3)
     assert found == {"read": pytest.approx(0.1), "decode": pytest.approx(0.4), "resize": pytest.approx(0.2)}
     assert set(calls.values()) == {4}
 

@@ -50,7 +50,7 @@ def photos(settings, photos_dir, **changes):
 
 def test_photos_are_given_as_they_are_stored(settings, photos_dir):
     """From JPEGs in several colour spaces and PNGs: what Pillow makes of them is what is read, to rounding."""
-    records = photos(settings, photos_dir, train_split="train[4:]").records("train")
+    records = photos(settings, photos_dir, train_split="train[4:]").training(4, 0).records
     positions = np.array([3, 0, 9])
     images, _ = records.read(positions)
     for image, stored in zip(images, records.encoded(positions), strict=True):

@@ -57,8 +57,8 @@ def opened(settings, folder, **changes):
 
 
 def least_scale(shape, least):
-    """The pixels at the smallest n/8 at which both sides are long enough; all if none is."""
-    for n in range(1, 9):
+    """The pixels at the smallest n/8 at which both sides are long enough, but not at 6/8 or 7/8; all if none is."""
+    for n in (1, 2, 3, 4, 5):
         scaled = tuple(math.ceil(side * n / 8) for side in shape)
         if all(side >= wanted for side, wanted in zip(scaled, least, strict=True)):
             return scaled
