@@ -296,6 +296,6 @@ def _preprocessing(resolved: Resolved, train: sources.Records) -> Preprocessing:
         resolved.image_size,
         resolved.crop_share,
         resolved.interpolation,
-        resolved.decode,
         resolved.class_names,
+        resolved.decode,
     )

@@ -38,9 +38,9 @@ class Preprocessing:
         size: side of the square input in pixels; 0 takes images as they are stored.
         crop_share: side of the central crop as a share of the resized short side; used if `size` is not 0.
         interpolation: of resizing, a key of INTERPOLATIONS.
+        class_names: in label order, or empty if the classes have no names.
         decode: one of DECODINGS; 'scaled' decodes JPEGs at the smallest scale of `jpeg.decode` at which the part of
             a photo that a view shows is at least as large as the view.
-        class_names: in label order, or empty if the classes have no names.
     """
 
     mean: np.ndarray
@@ -48,8 +48,8 @@ class Preprocessing:
     size: int = 0
     crop_share: float = CROP_SHARE
     interpolation: str = "bilinear"
-    decode: str = "full"
     class_names: tuple[str, ...] = ()
+    decode: str = "full"
 
     def __post_init__(self) -> None:
         """Raises ValueError for values that cannot work."""

@@ -25,7 +25,7 @@ def torchvision(class_names: tuple[str, ...] = ()) -> Preprocessing:
 
 
 def of_timm(config: Mapping[str, Any], where: object) -> Preprocessing:
-    """The `pretrained_cfg` of timm's `config.json`, for its `input_size`; raises BadInput for what is not done here."""
+    """The `pretrained_cfg` of timm's `config.json`, for its `input_size`; raises BadInput for others."""
     own = config.get("pretrained_cfg")
     if not isinstance(own, dict):
         raise BadInput(f"{where} has no pretrained_cfg, so nobody knows the preprocessing")
