@@ -72,12 +72,24 @@ def test_what_is_reported_on_known_times(call, photos, tmp_path, monkeypatch):
         ("threads", 500, 0.5),  # of the mean of 900 and 1100
         ("2 processes", 720, 0.8),
     ]
-    assert found["raw_decode_images_per_second"] == 900
+    assert (found["raw_decode_images_per_second"], found["raw_decode_range"]) == (900, [700, 1100])
+    assert "700 to 1,100 images/s" in found["note"]
+    assert found["note"] in text
     assert found["stage_seconds"] == seconds | {"collect": pytest.approx(0.0003)}
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
     assert ["decoding alone, from memory", "1", "900", "900", "1.00"] in lines
     assert ["2 processes", "2", "1,440", "720", "0.80"] in lines
     assert ["crop, resize and stack", "500", "25 %"] in lines
+
+
+def test_a_steady_machine_has_no_note(call, photos, tmp_path, monkeypatch):
+    alone = iter([1, 1000, 1090, 1000])
+    monkeypatch.setattr(pipeline, "decode_alone", lambda files: next(alone))
+    monkeypatch.setattr(pipeline, "ways", lambda: [Way(1, 0), Way(1, 1)])
+    monkeypatch.setattr(pipeline, "rate", lambda *_: 500)
+    monkeypatch.setattr(pipeline, "stages", lambda *_: {"read": 0.001})
+    assert call(*of(photos), f"--out={tmp_path / 'x.json'}", command=benchmark.main)[0] == 0
+    assert "note" not in json.loads((tmp_path / "x.json").read_text())
 
 
 @pytest.fixture
