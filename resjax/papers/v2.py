@@ -13,7 +13,12 @@ MEDIANS = "The paper's numbers are medians of 5 runs."
 CIFAR100 = {"data.name": "cifar100"}
 FAIR = {"optimizer.nesterov": True, "optimizer.decay_mask": "all"}  # fb.resnet.torch, train.lua
 # The same, datasets/imagenet.lua.
-FAIR_VIEWS = {"data.augment": "fb_crop_flip", "data.jitter": 0.4, "data.lighting": 0.1}
+FAIR_VIEWS = {
+    "data.augment": "fb_crop_flip",
+    "data.jitter": 0.4,
+    "data.lighting": 0.1,
+    "data.interpolation": "bicubic",
+}
 
 
 def median(error: float | None, mean: float | None = None, std: float | None = None) -> Published:

@@ -24,7 +24,13 @@ SMALL = {"name": "synthetic", "image_size": 9, "train_split": "train[:300]", "te
 
 @pytest.fixture
 def photos(settings, photos_dir):
-    given = {"name": "photos", "dir": str(photos_dir), "normalize": "channel", "image_size": 16}
+    given = {
+        "name": "photos",
+        "dir": str(photos_dir),
+        "normalize": "channel",
+        "image_size": 20,
+        "train_image_size": 16,
+    }
     return settings | given | {"augment": "resized_crop_flip", "pad": None} | EVERYTHING
 
 
@@ -69,6 +75,7 @@ def test_photos_in_order(photos):
         np.testing.assert_array_equal(batch["image"][i], policies.apply(view, chosen, *rows))
     assert batch["image"].dtype == np.uint8
     assert batch.keys() == {"image", "label", "jitter", "jitter_kind", "light", "erased"}
+    assert drawn["erased"].max() <= 16
     mean, std = data.preprocessing.mean, data.preprocessing.std
     expected = blank((coloured(batch["image"].astype(float), drawn) - mean) / std, drawn)
     np.testing.assert_allclose(finished(data, batch), expected, rtol=0, atol=1e-4)

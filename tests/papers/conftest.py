@@ -34,8 +34,10 @@ def data_sets():
         if config.data.name not in shapes:
             return digits(config)
         side, channels, classes, size = shapes[config.data.name]
-        usual = {"augment": "crop_flip", "pad": 4, "normalize": "pixel_mean", "image_size": side}
-        usual |= {"source": SimpleNamespace(listing=None)}
+        usual = {"augment": "crop_flip", "pad": 4, "normalize": "pixel_mean"}
+        usual |= {"interpolation": None, "crop_share": None}  # nothing is resized
+        given = {field: config.data[field] for field in usual if config.data[field] is not None}
+        usual |= given | {"image_size": side, "source": SimpleNamespace(listing=None)}
         return SimpleNamespace(
             image_shape=(side, side, channels), num_classes=classes, train_size=size, test_split="test", **usual
         )
