@@ -23,7 +23,7 @@ COMMANDS = {
     "--bn=running|exact --bn_batches=N --bn_definition=mean_variance|total_variance "
     "--weights=last|best --out= --confusion= --devices=N",
     "benchmark.__main__": "--config=FILE --config.FIELD=VALUE --steps=N --out= --cold --[no]pytorch --[no]flax "
-    "--suite= --limit=X --tiny --point= --profile=",
+    "--suite= --limit=X --tiny --point= --input --profile=",
     "sweep.__main__": "--sweep= --workdir= --jobs=N --together=N --launcher=local|slurm --sbatch= --dry_run",
     "sweep.together": "--parts=N",
     "papers.__main__": "--data= --data_dir= --rows=A,B,... --seeds=N --budget=X --workdir= --jobs=N "
