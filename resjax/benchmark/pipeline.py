@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import simplejpeg
 from ml_collections import ConfigDict
 
 from resjax import checks, machine, markdown
@@ -115,6 +114,8 @@ def sample(dataset: Dataset, making: TrainBatch) -> list[bytes]:
 
 def described(files: Sequence[bytes]) -> dict[str, Any]:
     """How many photos are decoded alone, and their mean size."""
+    import simplejpeg
+
     pixels = [int(np.prod(simplejpeg.decode_jpeg_header(file)[:2])) for file in files]
     return {
         "sample": len(files),
@@ -125,6 +126,8 @@ def described(files: Sequence[bytes]) -> dict[str, Any]:
 
 def decode_alone(files: Sequence[bytes]) -> float:
     """Images per second of JPEGs that lie in memory, decoded whole by one core."""
+    import simplejpeg
+
     began = time.perf_counter()
     for file in files:
         simplejpeg.decode_jpeg(file, "RGB")
