@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from resjax import checks, paths
 from resjax.checks import ALIASES, check_fields, check_values, nearest_field
-from resjax.config import default, flatten, plain
+from resjax.config import default, flatten, plain, restored
 from resjax.errors import BAD_INPUT, DONE, KILLED, BadInput, NotSaved
 
 
@@ -154,7 +154,7 @@ def judged(own: ConfigDict, assignments: list[str], command: str) -> ConfigDict:
     Raises:
       BadInput: for an assignment that would change what the run is.
     """
-    asked = own.copy_and_resolve_references()
+    asked = restored(plain(own), "the run's config")  # fields that are None know what they may become
     override(asked, assignments)
     if changed := checks.differences(own, asked, checks.FREE | checks.EVALUATION):
         raise BadInput(

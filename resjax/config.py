@@ -36,7 +36,7 @@ def default(model: Spec | None = None) -> ConfigDict:
     c.checkpoint_keep = 2  # the latest so many; the best by validation accuracy is kept besides
     c.log_every_steps = 50
     c.steps_per_call = 0  # that the devices take without coming back to the host; 0: chosen
-    c.init_from = ""  # another run's workdir: start from its weights and statistics, nothing else
+    c.init_from = ""  # another run's workdir, or a file of weights: start from these and nothing else
 
     c.model = ConfigDict(dataclasses.asdict(model or Spec()))  # resjax.models.spec.Spec explains its fields
     c.model.update(num_classes=0, input_channels=0, input_size=0)  # 0: as the data set has it
@@ -241,6 +241,8 @@ def restored(saved: Mapping[str, Any], where: object) -> ConfigDict:
             raise BadInput(
                 f"{where} has the field {field}, which resjax {__version__} does not know: update resjax"
             )
+        if value is None and known[field] is None:
+            continue  # it keeps the type of what it may become
         section, _, name = field.rpartition(".")
         node = config[section] if section else config
         try:

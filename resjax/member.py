@@ -81,8 +81,7 @@ class Member:
             raise BadInput(f"--workdir={workdir} holds no run to evaluate; train one there first")
         own = restored(files.read_json(path), path)
         config = cli.judged(own, overrides, "this command")
-        elsewhere = (config.data.name, config.data.dir) != (own.data.name, own.data.dir)
-        listing = experiment.listing(workdir, config, elsewhere)
+        listing = experiment.listing(workdir, config, own)
         with closing(Checkpoints(workdir)) as checkpoints:
             step = find(checkpoints, workdir, which)
             meta = checkpoints.meta(step)

@@ -101,7 +101,7 @@ def test_weights_start_another_run(old):
     check_source(old / "finished", configs.network(config))
     fresh = program(config).abstract
     fresh = jax.tree.map(lambda a: jax.device_put(jax.numpy.zeros(a.shape, a.dtype), a.sharding), fresh)
-    state = initialize_from(old / "finished", fresh)
+    state = initialize_from(old / "finished", fresh, configs.network(config))
     with closing(Checkpoints(old / "finished")) as checkpoints:
         weights = checkpoints.weights(60)
     assert digest.of({"params": state.params, "batch_stats": state.batch_stats}) == digest.of(weights)

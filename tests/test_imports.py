@@ -22,7 +22,14 @@ FLOORS = (
     ("resjax.experiment",),
     ("resjax.cli",),
     ("resjax.analysis", "resjax.member"),
-    ("resjax.main", "resjax.benchmark", "resjax.describe", "resjax.evaluate", "resjax.plan"),
+    (
+        "resjax.main",
+        "resjax.benchmark",
+        "resjax.describe",
+        "resjax.evaluate",
+        "resjax.plan",
+        "resjax.weights.__main__",
+    ),
     ("resjax.sweep",),
     ("resjax.drill",),
     ("resjax.papers",),
@@ -59,7 +66,7 @@ def imports(tree):
 def room(module):
     """The longest name of FLOOR that holds a module of resjax: its folder, or the file itself."""
     parts = module.split(".")
-    return next(name for n in (2, 1) if (name := ".".join(parts[:n])) in FLOOR)
+    return next(name for n in (3, 2, 1) if (name := ".".join(parts[:n])) in FLOOR)
 
 
 @pytest.mark.parametrize("module", FILES)

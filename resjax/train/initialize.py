@@ -1,4 +1,4 @@
-"""Starting from the weights of another run."""
+"""Starting from the weights of another run, or of a file."""
 
 import dataclasses
 import sys
@@ -14,10 +14,14 @@ from resjax.models.spec import Spec
 from resjax.train import digest, ema, sharding
 from resjax.train.checkpoint import Checkpoints
 from resjax.train.step import TrainState
+from resjax.weights import source
 
 
 def check_source(workdir: Path, spec: Spec) -> None:
     """Raises BadInput unless `initialize_from` can take the weights of `workdir` for `spec`."""
+    if source.is_weights(workdir):
+        source.for_network(workdir, spec)
+        return
     with closing(Checkpoints(workdir)) as checkpoints:
         there = checkpoints.weights_structure(_latest(checkpoints, workdir))
     here = digest.structure(jax.eval_shape(lambda: init_variables(dataclasses.replace(spec, scan=False), 0)))
@@ -26,16 +30,21 @@ def check_source(workdir: Path, spec: Spec) -> None:
         raise BadInput(f"init_from={workdir} holds {difference}; use that run's model fields")
 
 
-def initialize_from(workdir: Path, state: TrainState) -> TrainState:
+def initialize_from(workdir: Path, state: TrainState, spec: Spec) -> TrainState:
     """`state` with the parameters and batch statistics of another run's latest checkpoint, and nothing else of it.
 
-    Where the other run had another number of classes, the head keeps its fresh start, and stderr says so.
+    `workdir` may also be a file of weights, or a folder of another library (`resjax.weights.source`); they must be
+    of the network `spec`. Where the weights are for another number of classes, the head keeps its fresh start, and
+    stderr says so.
 
     Raises:
       BadInput: if there is no checkpoint, or it is damaged.
     """
-    with closing(Checkpoints(workdir)) as checkpoints:
-        found = scan.unroll(checkpoints.weights(_latest(checkpoints, workdir)))
+    if source.is_weights(workdir):
+        found = source.for_network(workdir, spec)
+    else:
+        with closing(Checkpoints(workdir)) as checkpoints:
+            found = scan.unroll(checkpoints.weights(_latest(checkpoints, workdir)))
     own = {part: getattr(state, part) for part in digest.WEIGHTS}
     head = own["params"]["head"]
     if found["params"]["head"]["kernel"].shape != head["kernel"].shape:
@@ -51,4 +60,4 @@ def initialize_from(workdir: Path, state: TrainState) -> TrainState:
 def _latest(checkpoints: Checkpoints, workdir: Path) -> int:
     if steps := checkpoints.steps():
         return steps[0]
-    raise BadInput(f"init_from={workdir}: holds no checkpoint; give the workdir of a run")
+    raise BadInput(f"init_from={workdir}: holds no checkpoint; give the workdir of a run, or a file of weights")

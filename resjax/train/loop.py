@@ -149,7 +149,7 @@ def start(experiment: Experiment, checkpoints: Checkpoints, began: float) -> tup
         return state, Progress.from_json(meta.get("progress", meta), began)
     state = program.init(np.uint32(config.seed))
     if config.init_from:
-        state = initialize_from(Path(config.init_from), state)
+        state = initialize_from(Path(config.init_from), state, experiment.spec)
     return state, Progress(began=began)
 
 

@@ -112,7 +112,12 @@ def library_of(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
 
 
 def sized(spec: Spec, library: str, shapes: Mapping[str, tuple[int, ...]]) -> Spec:
-    """The network with the classes and input channels of the arrays, where these have them."""
+    """The network with the classes and input channels of the arrays, where these have them.
+
+    What is left to the data set counts as on ImageNet.
+    """
+    usual: dict[str, Any] = {"input_size": 224, "input_channels": 3, "num_classes": 1000}
+    spec = dataclasses.replace(spec, **{field: getattr(spec, field) or usual[field] for field in usual})
     found: dict[str, Any] = {}
     for row in names.rows(spec, library):
         for own, axis, field in (

@@ -21,11 +21,11 @@ SQUASHED = 384  # transformers: from this size on the whole image is squashed to
 
 def torchvision(class_names: tuple[str, ...] = ()) -> Preprocessing:
     """What torchvision's first weights (IMAGENET1K_V1) were evaluated with; those of V2 have 232 for 256."""
-    return Preprocessing(IMAGENET_MEAN, IMAGENET_STD, 224, CROP_SHARE, "bilinear", class_names)
+    return Preprocessing(IMAGENET_MEAN, IMAGENET_STD, 224, CROP_SHARE, "bilinear", class_names=class_names)
 
 
 def of_timm(config: Mapping[str, Any], where: object) -> Preprocessing:
-    """The `pretrained_cfg` of timm's `config.json`, for its `input_size`; raises BadInput for others."""
+    """The `pretrained_cfg` of timm's `config.json`, for `input_size`; raises BadInput for what is not done here."""
     own = config.get("pretrained_cfg")
     if not isinstance(own, dict):
         raise BadInput(f"{where} has no pretrained_cfg, so nobody knows the preprocessing")
@@ -54,14 +54,15 @@ def of_transformers(config: Mapping[str, Any], class_names: tuple[str, ...], whe
     for step in ("do_resize", "do_rescale", "do_normalize"):
         if config.get(step, True) is not True:
             raise BadInput(f"{where}: {step} is off, which is not done here")
-    if not math.isclose(config.get("rescale_factor", 1 / 255), 1 / 255):
-        raise BadInput(f"{where}: rescale_factor={config['rescale_factor']} is not done here, only 1/255")
+    factor, resample = config.get("rescale_factor", 1 / 255), config.get("resample", 2)
+    if type(factor) not in (int, float) or not math.isclose(factor, 1 / 255):
+        raise BadInput(f"{where}: rescale_factor={paths.short(str(factor))} is not done here, only 1/255")
     return _made(
         mean=_numbers(config, "image_mean", where),
         std=_numbers(config, "image_std", where),
         size=size,
         crop=config.get("crop_pct", CROP_SHARE),
-        interpolation=FILTERS.get(config.get("resample", 2), ""),
+        interpolation=FILTERS.get(resample, "") if type(resample) is int else "",
         class_names=class_names,
         where=where,
     )
@@ -130,7 +131,7 @@ def _made(
         share = share if round(size / share) == side else size / side
         pixels = (np.asarray(values, np.float64) * 255 for values in (mean, std))
         one, other = (values.astype(np.float32) for values in pixels)
-        return Preprocessing(one, other, size, share, interpolation, class_names)
+        return Preprocessing(one, other, size, share, interpolation, class_names=class_names)
     except (TypeError, ValueError, OverflowError) as error:
         raise BadInput(f"{where}: this preprocessing cannot be used ({error})") from error
 

@@ -15,6 +15,7 @@ from resjax.models.spec import Spec
 from resjax.weights import architectures, limits, names, preprocessing, tensors, torch_file
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in this order
+STEPS = "preprocessing.json"  # beside weights that resjax has written
 LARGEST_JSON = 10**7  # bytes
 
 
@@ -113,21 +114,20 @@ def open(path: Path) -> Weights:
     if "architecture" in config:
         return _weights(found, architectures.of_timm(config, where), preprocessing.of_timm(config, where))
     if config.get("model_type") == "resnet":
-        steps = path / "preprocessor_config.json"
-        own = None
+        steps, own = path / "preprocessor_config.json", None
         if steps.is_file():
             own = preprocessing.of_transformers(_json(steps), preprocessing.labels(config), steps)
         return _weights(found, architectures.of_transformers(config, where), own)
+    steps = path / STEPS
+    own = Preprocessing.from_json(_json(steps), steps) if steps.is_file() else None
     if "model" in config and "schedule" in config:
-        steps = path / "preprocessing.json"
-        spec = configs.network(configs.restored(config, where))
-        return _weights(found, spec, Preprocessing.from_json(_json(steps), steps) if steps.is_file() else None)
+        return _weights(found, configs.network(configs.restored(config, where)), own)
     if config:
         kind = str(config.get("model_type", "unknown"))[:40]
         raise BadInput(
             f"{where} is of a model of type {kind!r}: only ResNets of timm, transformers and resjax are read"
         )
-    return _weights(found)
+    return _weights(found, None, own)
 
 
 def _weights(path: Path, spec: Spec | None = None, own: Preprocessing | None = None) -> Weights:

@@ -607,7 +607,7 @@ def started(flags, source):
     one = experiment.open(load([*flags, *SOURCE, f"--config.init_from={source}"]))
     check_source(source, one.spec)
     fresh = one.program.init(np.uint32(0))
-    return initialize_from(source, fresh), one.program.init(np.uint32(0)), one.program
+    return initialize_from(source, fresh, one.spec), one.program.init(np.uint32(0)), one.program
 
 
 @pytest.mark.parametrize("scanned", ["false", "true"])

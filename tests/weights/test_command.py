@@ -1,0 +1,275 @@
+"""`python -m resjax.weights`, and runs that begin with weights of other libraries."""
+
+import dataclasses
+import json
+import shutil
+from contextlib import closing
+
+import jax
+import numpy as np
+import optax
+import pytest
+from PIL import Image
+
+from resjax import evaluate
+from resjax.config import default
+from resjax.data.preprocess import Preprocessing
+from resjax.errors import BadInput
+from resjax.models.published import imagenet
+from resjax.models.resnet import ResNet
+from resjax.train.checkpoint import Checkpoints
+from resjax.train.initialize import check_source, initialize_from
+from resjax.train.step import TrainState
+from resjax.weights import __main__ as command
+from resjax.weights import architectures, export, names, preprocessing, source, tensors
+from resjax.weights.card import Trained
+from tests.weights.conftest import FIXTURES, NETWORKS
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+HF = FIXTURES / "transformers_v1"
+TINY = ("--config.model.units=1,2", "--config.model.widths=4,6", "--config.model.stem_width=4")
+
+
+@pytest.fixture
+def weights(call):
+    """Runs the command: what it says on stdout and stderr."""
+
+    def run(*flags):
+        code, out, err = call(*flags, command=command.main)
+        assert code == 0, err
+        return out, err
+
+    return run
+
+
+@pytest.fixture
+def imported(weights, tmp_path):
+    """A run made of the tiny network of transformers that strides on the 1x1."""
+    weights("import", HF, f"--workdir={tmp_path}/run")
+    return tmp_path / "run"
+
+
+def saved(workdir):
+    with closing(Checkpoints(workdir)) as checkpoints:
+        return checkpoints.weights(0), checkpoints.meta(0)
+
+
+def same(one, other):
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_show(weights):
+    out, _ = weights("show", HF)
+    assert "74 arrays of float32, int64" in out
+    assert "bottleneck units (1, 2) of widths (8, 16), stride on the 1x1; 5 classes, 3 channels" in out
+    assert "short side 40, centre 35, bicubic; less 123.68 116.28 103.53, over 58.40 57.12 57.38" in out
+    assert "kind 0, kind 1" in out
+    assert "num_batches_tracked of 12 BN layers is left out" in out
+    out, _ = weights("show", FIXTURES / "torchvision_grouped.pth")
+    assert "names     timm, and torchvision\nnetwork   the file does not say; none published fits" in out
+    assert "of its entries only 'state_dict' is taken" in out
+
+
+def test_an_imported_run_is_evaluated_as_its_library_would(imported, call, tmp_path):
+    """One photo of each class, of the size that is cropped, not resized: only its centre is normalised."""
+    rng = np.random.default_rng(0)
+    photos = rng.integers(0, 256, (5, 40, 40, 3), np.uint8)
+    for split in ("train", "val"):
+        for i, photo in enumerate(photos):
+            folder = tmp_path / "photos" / split / f"kind {i}"
+            folder.mkdir(parents=True)
+            Image.fromarray(photo).save(folder / "x.png")
+            Image.fromarray(photo[::-1]).save(folder / f"{split}.png") if split == "train" else None
+    out = tmp_path / "out.json"
+    flags = (f"--config.data.dir={tmp_path}/photos", "--config.batch_size=8", "--config.data.test_split=val")
+    code, _, err = call(f"--workdir={imported}", *flags, f"--out={out}", command=evaluate.main)
+    assert code == 0, err
+    found, meta = saved(imported)
+    inside = (photos[:, 2:37, 2:37] - np.float32([123.675, 116.28, 103.53])) / np.float32([58.395, 57.12, 57.375])
+    logits = jax.jit(ResNet(NETWORKS["transformers_v1"][1]).apply)(found, inside.astype(np.float32))
+    loss = -np.asarray(jax.nn.log_softmax(logits))[np.arange(5), np.arange(5)].mean()
+    assert json.loads(out.read_text())["loss"] == pytest.approx(loss, rel=1e-4)
+    assert meta["preprocessing"]["class_names"] == [f"kind {i}" for i in range(5)]
+    assert len(meta["origin"]["sha256"]) == 64
+
+
+@pytest.mark.parametrize("form", ["huggingface", "resjax"])
+def test_out_and_in_changes_no_bit(weights, imported, tmp_path, form):
+    weights("export", f"--workdir={imported}", f"--format={form}", f"--out={tmp_path}/out")
+    weights("import", tmp_path / "out", f"--workdir={tmp_path}/again")
+    (one, first), (other, second) = saved(imported), saved(tmp_path / "again")
+    same(one, other)
+    assert first["weights_digest"] == second["weights_digest"]
+    assert first["preprocessing"] == second["preprocessing"]
+    assert first["config"]["model"] == second["config"]["model"]
+    card = (tmp_path / "out" / "README.md").read_text()
+    for part in (
+        first["weights_digest"],
+        "model.safetensors",
+        first["origin"]["sha256"],
+        "kind 0",
+        "resjax.weights export",
+    ):
+        assert part in card
+    if form == "huggingface":
+        there, _ = tensors.read(HF / "model.safetensors")
+        back, metadata = tensors.read(tmp_path / "out" / "model.safetensors")
+        assert (back.keys(), metadata) == (there.keys(), {"format": "pt"})
+        for name in there:
+            if not name.endswith(names.COUNTER):
+                np.testing.assert_array_equal(there[name], back[name])
+        ours, theirs = (json.loads((folder / "config.json").read_text()) for folder in (tmp_path / "out", HF))
+        shared = ours.keys() & theirs.keys() - {"label2id"}  # which transformers itself leaves as it was
+        assert {key: ours[key] for key in shared} == {key: theirs[key] for key in shared}
+        assert {"hidden_sizes", "depths", "downsample_in_bottleneck", "id2label"} <= shared
+
+
+def test_a_file_that_does_not_say_its_network_or_preprocessing(weights, tmp_path):
+    names_file = tmp_path / "names.txt"
+    names_file.write_text("a\nb\nc\nd\ne\n")
+    flags = (
+        "--arch=v1.5-18",
+        *TINY,
+        "--image_size=35",
+        "--crop_share=1",
+        "--mean=0.5,0.5,0.5",
+        "--interpolation=bicubic",
+    )
+    _, err = weights(
+        "import", FIXTURES / "torchvision.pth", f"--workdir={tmp_path}/run", *flags, f"--class_names={names_file}"
+    )
+    assert "the file does not say its preprocessing: torchvision's is taken" in err
+    found, meta = saved(tmp_path / "run")
+    same(
+        found,
+        names.variables(NETWORKS["torchvision.pth"][1], "timm", source.open(FIXTURES / "torchvision.pth").tensors),
+    )
+    own = Preprocessing.from_json(meta["preprocessing"])
+    assert (own.size, own.crop_share, own.interpolation, own.class_names) == (35, 1.0, "bicubic", tuple("abcde"))
+    np.testing.assert_array_equal(own.mean, np.float32([127.5] * 3))
+
+
+def test_the_architectures_that_fit_are_listed():
+    """Not v1-50 alone, nor v1.5-50: the arrays are the same."""
+    rows = names.rows(imagenet("v1.5-50"), "timm")
+    shapes = {row.name: row.there for row in rows} | {"fc.weight": (7, 2048), "fc.bias": (7,)}
+    arrays = {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
+    found = source.Weights(HF, arrays, "timm", None, None, ())
+    assert found.fitting() == ["v1-50", "v1.5-50"]
+    with pytest.raises(BadInput, match=r"fits v1-50 or v1\.5-50: give --arch=v1\.5-50; v1 strides on the 1x1"):
+        found.network(None)
+    assert found.network(imagenet("v1-50")) == dataclasses.replace(imagenet("v1-50"), num_classes=7)
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ([], "a command is missing"),
+        (["shw", "x"], "did you mean show?"),
+        (["show"], "the file is missing"),
+        (["show", "nothing.pth"], "nothing.pth: there is no such file or folder"),
+        (["show", "configs/digits.py"], "neither safetensors nor a zip archive"),
+        (["show", HF, "--arch=v1-18"], "--arch is unknown"),
+        (["import", HF], "--workdir is missing"),
+        (["import", HF, "--workdir=configs"], "--workdir=configs is there already"),
+        (["import", HF, "--workdir={tmp}/r", "--arch=v1.5-18"], "says another network: model.units="),
+        (
+            ["import", HF, "--workdir={tmp}/r", "--config.model.stride_on=3x3"],
+            "says another network: model.stride_on=3x3",
+        ),
+        (["import", HF, "--workdir={tmp}/r", "--mean=1,2"], "cannot be|channels"),
+        (["import", HF, "--workdir={tmp}/r", "--mean=a"], "--mean=a: must be numbers"),
+        (["import", HF, "--workdir={tmp}/r", "--crop_share=2"], "crop_share=2.0"),
+        (
+            ["import", HF, "--workdir={tmp}/r", "--class_names=nothing.txt"],
+            "--class_names=nothing.txt cannot be read",
+        ),
+        (["import", HF, "--workdir={tmp}/r", "--class_names=LICENSE"], "and the weights have 5 classes"),
+        (["import", HF, "--workdir={tmp}/r", "--config=configs/digits.py"], "--arch=NAME"),
+        (["import", FIXTURES / "torchvision.pth", "--workdir={tmp}/r"], "fits no published network: give --arch="),
+        (
+            ["import", FIXTURES / "torchvision.pth", "--workdir={tmp}/r", "--arch=v1.5-18"],
+            "does not fit the network: ",
+        ),
+        (["import", FIXTURES / "torchvision.pth", "--workdir={tmp}/r", "--arch=v1.5-51"], "nearest: v1.5-50"),
+        (["export", "--workdir={tmp}"], "--format is missing"),
+        (["export", "--workdir={tmp}", "--format=timm", "--out={tmp}/out"], "holds no run to export"),
+        (["export", "--workdir={tmp}", "--format=timm", "--out=configs"], "--out=configs is there already"),
+    ],
+)
+def test_mistakes_are_one_line_and_nothing_is_written(call, tmp_path, flags, says):
+    code, out, err = call(*(str(flag).replace("{tmp}", str(tmp_path)) for flag in flags), command=command.main)
+    *notes, last = err.splitlines()
+    assert (code, out) == (2, ""), err
+    assert last.startswith("error: ")
+    assert any(part in last for part in says.split("|"))
+    assert all(note.startswith("note ") for note in notes)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_process_of_its_own(run, tmp_path):
+    shutil.copytree(HF, tmp_path / "in")
+    (tmp_path / "in" / "model.safetensors").write_bytes(b"\xff" * 8 + b"{}")
+    done = run("import", tmp_path / "in", f"--workdir={tmp_path}/run", module="resjax.weights")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_a_format_cannot_say_is_refused(imported, call, tmp_path):
+    for form in ("timm", "torchvision"):
+        flags = (f"--workdir={imported}", f"--format={form}", f"--out={tmp_path}/out")
+        code, _, err = call("export", *flags, command=command.main)
+        assert (code, err.count("\n")) == (2, 1)
+        assert f"--format={form}: {form} has no network with model.stride_on=1x1, only 3x3" in err
+        assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "resnet50d", "resnext50_32x4d", "seresnet50", "resnetv2_50", "resnetv2_50d"]
+)
+def test_timms_config_goes_out_and_in(name):
+    own = dataclasses.replace(preprocessing.torchvision(), class_names=("a", "b"))
+    spec = dataclasses.replace(architectures.of_timm({"architecture": name}, ""), num_classes=2)
+    run = Trained(default(spec), 0, "last", "", {}, None, "")
+    config = export.config_files("timm", "--format=timm", spec, own, run)["config.json"]
+    assert (config["architecture"], config["num_classes"], config["num_features"]) == (name, 2, spec.widths[-1])
+    assert config["pretrained_cfg"]["pool_size"] == [7, 7]
+    there = {row.name for row in names.rows(spec, "timm")}
+    assert {config["pretrained_cfg"][field] + ".weight" for field in ("first_conv", "classifier")} <= there
+    assert preprocessing.of_timm(config, "") == own
+    assert architectures.difference(architectures.of_timm(config, ""), spec) is None
+
+
+def test_init_from_a_file(capfd):
+    spec = dataclasses.replace(NETWORKS["transformers_v1"][1], num_classes=3)
+    zeros = {row.name: np.zeros(row.there, np.float32) for row in names.rows(spec, "resjax")}
+    weights = jax.device_put(names.variables(spec, "resjax", zeros))
+    fresh = TrainState(np.int32(0), **weights, opt_state=optax.sgd(0.1).init(weights["params"]), ema=weights)
+    check_source(HF, spec)
+    state = initialize_from(HF, fresh, spec)
+    assert "its head is for other classes; the head starts fresh" in capfd.readouterr().err
+    there = source.open(HF).variables(NETWORKS["transformers_v1"][1])
+    same(
+        {k: v for k, v in state.params.items() if k != "head"},
+        {k: v for k, v in there["params"].items() if k != "head"},
+    )
+    same((state.params["head"], state.opt_state), (fresh.params["head"], fresh.opt_state))
+    same(state.batch_stats, there["batch_stats"])
+    same(state.ema, {"params": state.params, "batch_stats": state.batch_stats})
+
+
+@pytest.mark.parametrize(
+    ("file", "fields", "says"),
+    [
+        ("transformers_v1", {"stride_on": "3x3"}, "says another network: model.stride_on=3x3"),
+        ("torchvision_grouped.pth", {"stride_on": "1x1"}, "timm has no network with model.stride_on=1x1"),
+        ("torchvision_grouped.pth", {"groups": 2}, "does not fit the network: 2 of another shape"),
+        ("timm_d.safetensors", {"shortcut_pool": False}, "does not fit the network: "),
+        ("torchvision.pth", {"shortcut": "A"}, "timm has no network with model.shortcut=A"),
+    ],
+)
+def test_init_from_weights_of_another_network_is_refused(file, fields, says):
+    with pytest.raises(BadInput, match=says):
+        check_source(FIXTURES / file, dataclasses.replace(NETWORKS[file][1], **fields))
