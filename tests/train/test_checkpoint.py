@@ -629,7 +629,8 @@ def test_init_from_takes_the_weights_and_nothing_else(tiny, source, scanned):
 
 def test_init_from_another_number_of_classes_keeps_the_fresh_head(tiny, tmp_path, capfd):
     one = experiment.open(load([*tiny, *SOURCE]))
-    seven = build(one.config, dataclasses.replace(one.spec, num_classes=7), one.durations).init(np.uint32(1))
+    wider = dataclasses.replace(one.spec, num_classes=7)
+    seven = build(one.config, wider, one.durations, one.program.normalization).init(np.uint32(1))
     with closing(Checkpoints(tmp_path, 1)) as checkpoints:
         checkpoints.save(seven, {"config": {}})
     state, fresh, _ = started(tiny, tmp_path)
