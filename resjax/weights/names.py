@@ -83,6 +83,13 @@ class Row(NamedTuple):
         """Its shape in the library."""
         return tuple(self.shape[axis] for axis in self.axes) + (1,) * self.ones
 
+    def leaf(self, variables: Mapping[str, Any]) -> np.ndarray:
+        """The array in the variables."""
+        node: Any = variables
+        for key in self.own:
+            node = node[key]
+        return np.asarray(node)
+
     def read(self, array: np.ndarray) -> np.ndarray:
         """The library's array, of shape `there`, as float32 in resjax's order."""
         array = array.reshape(array.shape[: len(self.axes)]).astype(np.float32)
@@ -147,12 +154,7 @@ def tensors(spec: Spec, library: str, variables: Mapping[str, Any]) -> dict[str,
     Raises:
       BadInput: for a layer that the library does not have.
     """
-    found = {}
-    for row in rows(spec, library):
-        node: Any = variables
-        for key in row.own:
-            node = node[key]
-        found[row.name] = row.written(np.asarray(node))
+    found = {row.name: row.written(row.leaf(variables)) for row in rows(spec, library)}
     return found | dict.fromkeys(counters(spec, library), np.zeros((), np.int64))
 
 

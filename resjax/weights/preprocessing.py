@@ -140,13 +140,22 @@ def _said(own: Preprocessing, side: int) -> tuple[list[float], list[float], int,
     """Mean and deviation for pixels from 0 to 1, size, and share of the crop; images as they are: all of them."""
     if own.mean.ndim == 3:
         raise BadInput("the run subtracts a mean image, which no other library does: use --format=resjax")
-    mean, std = (np.broadcast_to(values, own.mean.shape).astype(np.float64) / 255 for values in (own.mean, own.std))
+    mean, std = (
+        [_share(value) for value in np.broadcast_to(values, own.mean.shape)] for values in (own.mean, own.std)
+    )
     if not own.size:
-        return mean.tolist(), std.tolist(), side, 1.0
+        return mean, std, side, 1.0
     resized, share = round(own.size / own.crop_share), own.crop_share
     if math.floor(own.size / share) != resized:
         share = own.size / (resized + 0.5)
-    return mean.tolist(), std.tolist(), own.size, share
+    return mean, std, own.size, share
+
+
+def _share(value: np.float32) -> float:
+    """The shortest decimal that gives the value again times 255: 0.485 and not 0.48500001196767767."""
+    exact = float(value) / 255
+    shorter = (round(exact, digits) for digits in range(3, 17))
+    return next((short for short in shorter if np.float32(short * 255) == value), exact)
 
 
 def _numbers(config: Mapping[str, Any], field: str, where: object, count: int | None = None) -> list[Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from resjax import config as configs
-from resjax import files
+from resjax import files, paths
 from resjax.data.preprocess import Preprocessing
 from resjax.errors import BadInput
 from resjax.models.spec import Spec
@@ -84,6 +84,10 @@ class Weights:
             fit = self.fitting()
             hint = f"; its arrays fit {' or '.join(fit)}" if fit else ""
             raise BadInput(f"{self.path} does not fit the network: {error}{hint}") from error
+        for row in names.rows(spec, self.library):
+            values = row.leaf(found)
+            if not np.isfinite(values).all() or (row.own[-1] == "var" and (values < 0).any()):
+                raise BadInput(f"{self.path}: {row.name} holds values that cannot be: get it again")
         return found
 
 
@@ -144,6 +148,8 @@ def _weights(path: Path, spec: Spec | None = None, own: Preprocessing | None = N
     kinds = {str(array.dtype) for name, array in found.items() if name.rpartition(".")[2] != names.COUNTER}
     if kinds - {"float32"}:
         notes += (f"arrays of {', '.join(sorted(kinds - {'float32'}))} are taken as float32",)
+    for class_name in own.class_names if own else ():
+        paths.check_text("a class name", class_name)  # they are printed
     if spec and library:
         spec = architectures.sized(spec, library, shapes)
         if own and own.class_names and len(own.class_names) != spec.num_classes:

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pickle
+import shutil
 import tracemalloc
 import zipfile
 
@@ -12,7 +13,7 @@ import pytest
 
 from resjax.errors import BadInput
 from resjax.weights import source, tensors, torch_file
-from tests.weights.conftest import FIXTURES
+from tests.weights.conftest import FIXTURES, NETWORKS
 
 FLOAT = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 
@@ -257,3 +258,95 @@ def test_what_is_no_file_is_not_read(tmp_path, make, says):
     make(tmp_path / "weights")
     with pytest.raises(BadInput, match=says):
         source.open(tmp_path / "weights")
+
+
+def test_files_with_random_damage_are_read_or_refused(tmp_path):
+    rng, path = np.random.default_rng(0), tmp_path / "weights"
+    sound = [(FIXTURES / name).read_bytes() for name in ("torchvision_grouped.pth", "timm_d.safetensors")]
+    refused = 0
+    for case in range(200):
+        content = bytearray(sound[case % 2])
+        for at in rng.integers(0, 6000, 3):  # most of what is not numbers comes first
+            match rng.integers(3):
+                case 0:
+                    content[at] = rng.integers(256)
+                case 1:
+                    content[at : at + 20] = content[2 * at : 2 * at + 20]
+                case 2:
+                    del content[at : at + rng.integers(1, 40)]
+        path.write_bytes(content)
+        try:
+            for array in source.open(path).tensors.values():
+                assert array.size <= len(content)
+        except BadInput:
+            refused += 1
+    assert refused > 100
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("bn1.running_var", -0.1), ("bn1.running_mean", np.nan), ("layer1.0.conv1.weight", np.inf)],
+)
+def test_numbers_that_cannot_be_weights_are_refused(tmp_path, name, value):
+    _, spec = NETWORKS["torchvision.pth"]
+    there = {key: np.array(array) for key, array in source.open(FIXTURES / "torchvision.pth").tensors.items()}
+    there[name].flat[1] = value
+    tensors.write(tmp_path / "x.safetensors", there, {})
+    found = source.open(tmp_path / "x.safetensors")
+    with pytest.raises(BadInput, match=f"{name} holds values that cannot be"):
+        found.variables(found.network(spec))
+
+
+@pytest.mark.parametrize("label", ["a\x1b[2Jb", "a\nb", "\ud800"])
+def test_class_names_that_would_change_the_terminal_are_refused(tmp_path, label):
+    shutil.copytree(FIXTURES / "transformers", tmp_path / "x")
+    config = json.loads((tmp_path / "x" / "config.json").read_text())
+    config["id2label"]["0"] = label
+    (tmp_path / "x" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(BadInput, match=r"a class name=.* holds the"):
+        source.open(tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        ("config.json", "[]", "is not a dictionary"),
+        ("config.json", "[" * 10**5, "is damaged"),
+        ("config.json", '{"model_type": "vit"}', "is of a model of type 'vit'"),
+        ("config.json", '{"model_type": "resnet", "depths": 3}', "must be lists of whole numbers"),
+        (
+            "config.json",
+            '{"model_type": "resnet", "depths": [1000000000], "hidden_sizes": [8]}',
+            "at most 20000 in all",
+        ),
+        ("config.json", '{"model_type": "resnet", "hidden_sizes": ["8", 16]}', "must be whole numbers"),
+        ("config.json", '{"model_type": "resnet", "layer_type": ["basic"]}', "must be a word"),
+        ("config.json", '{"model_type": "resnet", "hidden_act": "gelu"}', "hidden_act='gelu' is not read here"),
+        ("config.json", '{"model_type": "resnet", "downsample_in_first_stage": true}', "is not read here"),
+        ("config.json", '{"model_type": "resnet", "downsample_in_bottleneck": 1}', "must be true or false"),
+        ("config.json", '{"architecture": "resnet51"}', "did you mean resnet5"),
+        ("config.json", '{"architecture": ["resnet50"]}', "is unknown"),
+        ("config.json", '{"architecture": "resnet50", "model_args": {"act": 1}}', "changes the network"),
+        ("config.json", '{"architecture": "resnet50"}', "has no pretrained_cfg"),
+        ("preprocessor_config.json", "{}", "image_mean"),
+        ("model.safetensors", "", "not a sound safetensors"),
+    ],
+)
+def test_odd_folders_are_refused(tmp_path, file, content, says):
+    shutil.copytree(FIXTURES / "transformers", tmp_path / "x")
+    (tmp_path / "x" / file).write_text(content)
+    with pytest.raises(BadInput, match=says):
+        source.open(tmp_path / "x")
+
+
+def test_links_lead_to_files_alone(tmp_path):
+    """As the Hub's cache has them; a link to a device is as if there were nothing."""
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).symlink_to(FIXTURES / "transformers" / name)
+    assert source.open(tmp_path).spec == source.open(FIXTURES / "transformers").spec
+    (tmp_path / "preprocessor_config.json").symlink_to("/dev/zero")
+    assert source.open(tmp_path).preprocessing is None
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / "model.safetensors").symlink_to("/dev/zero")
+    with pytest.raises(BadInput, match="holds neither"):
+        source.open(tmp_path)

@@ -75,6 +75,11 @@ def test_ours_go_out_and_in_to_the_last_bit(share):
             assert back == own
 
 
+def test_decimals_are_as_people_write_them():
+    out = preprocessing.to_timm(timm(crop_pct=0.875), 224)
+    assert {field: out[field] for field in TIMM} == TIMM | {"crop_pct": 0.875}
+
+
 def test_images_as_they_are_stored_are_whole_images_elsewhere():
     own = Preprocessing(np.float32([120, 130, 140]), np.float32(60))
     out = preprocessing.to_timm(own, 32)
