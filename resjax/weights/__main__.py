@@ -1,4 +1,4 @@
-"""Weights of other libraries, in and out. FILE: .safetensors, .pth, .bin, or a folder of timm or Hugging Face.
+"""Weights of other libraries, in and out.
 
     python -m resjax.weights show FILE
     python -m resjax.weights import FILE --arch=v1.5-50 --workdir=RUN
@@ -10,7 +10,8 @@ import  makes a run that evaluate, analysis and init_from take. Names and shapes
         config.json does. --config.model.FIELD=VALUE changes a field of it.
 export  writes safetensors with the names of --format's library, its config files, and a model card.
 
-No pickle is run, and PyTorch is not needed.
+FILE is .safetensors, .pth or .bin, a folder of timm or transformers, or hf://OWNER/NAME[@REVISION] on the Hugging
+Face Hub (pip install "resjax[hub]"). No pickle is run, and PyTorch is not needed.
 """
 
 from resjax import interrupt
@@ -42,7 +43,7 @@ from resjax.models.spec import Spec
 from resjax.train import summary
 from resjax.train.adopt import adopt, check_new
 from resjax.train.checkpoint import Checkpoints
-from resjax.weights import export, preprocessing, source
+from resjax.weights import export, hub, preprocessing, source
 from resjax.weights.card import Trained
 from resjax.weights.source import Weights
 
@@ -84,13 +85,18 @@ def main(argv: list[str]) -> int:
         return export_run(rest)
     if not rest or (rest[0].startswith("-") and rest[0] not in ("-h", "--help")):
         raise BadInput(f"the file is missing: python -m resjax.weights {name} FILE")
-    path = Path(rest.pop(0)) if not rest[0].startswith("-") else Path()
-    paths.check("FILE", str(path))
+    given = rest.pop(0) if not rest[0].startswith("-") else ""
+    paths.check("FILE", given)
     if name == "import":
-        return import_file(path, rest)
+        return import_file(given, rest)
     cli.parse(rest, define_show, config=False)
-    print(shown(source.open(path)))
+    print(shown(source.open(local(given))))
     return DONE
+
+
+def local(given: str) -> Path:
+    """Where the file or folder lies, fetched from the Hub if it must be."""
+    return hub.fetched(given) if given.startswith(hub.SIGN) else Path(given)
 
 
 def shown(weights: Weights) -> str:
@@ -131,7 +137,7 @@ def said(own: Preprocessing) -> str:
     return f"{sized}; less {mean}, over {' '.join(f'{s:.2f}' for s in own.std.reshape(-1))} (pixels from 0 to 255)"
 
 
-def import_file(path: Path, argv: list[str]) -> int:
+def import_file(given: str, argv: list[str]) -> int:
     """`import`: weights as a run of which no step is done."""
     values = cli.parse(argv, define_import, config="optional")
     if values.config:
@@ -140,7 +146,7 @@ def import_file(path: Path, argv: list[str]) -> int:
         raise BadInput("--workdir is missing: give a new folder for the run")
     workdir = Path(values.workdir)
     check_new("--workdir", workdir)
-    weights = source.open(path)
+    weights = source.open(local(given))
     own = chosen_preprocessing(weights, values)
     config = chosen_config(weights, values.arch, cli.overrides(argv))
     spec = weights.network(network(config) if values.arch or weights.spec else None)
@@ -156,9 +162,14 @@ def import_file(path: Path, argv: list[str]) -> int:
     variables = weights.variables(spec)
     for field in ("num_classes", "input_channels", "input_size"):
         config.model[field] = getattr(spec, field)
-    config.name = values.arch or path.stem
-    config.data.name = "imagenet2012" if spec.num_classes == 1000 else "folder"
-    origin = {"file": str(weights.path), "sha256": sha256(weights.path), "names": weights.library}
+    if weights.config is None or values.arch:
+        config.name = values.arch or Path(given.partition("@")[0]).stem
+        config.data.name = "imagenet2012" if spec.num_classes == 1000 else "folder"
+    origin = {
+        "file": given if given.startswith(hub.SIGN) else str(weights.path),
+        "sha256": sha256(weights.path),
+        "names": weights.library,
+    }
     digest = adopt(workdir, config, variables, own, origin)
     by_file = weights.spec is not None
     if not by_file and weights.library == "timm" and (spec.unit, spec.stride_on) == ("bottleneck", "1x1"):
@@ -170,10 +181,13 @@ def import_file(path: Path, argv: list[str]) -> int:
 
 
 def chosen_config(weights: Weights, arch: str | None, assignments: list[str]) -> ConfigDict:
-    """The config of the new run: of the network that a person chose, or that the file says."""
-    spec = imagenet(arch) if arch else weights.spec or Spec()
-    config = default(dataclasses.replace(spec, scan=False))
-    config.total_steps = 1
+    """The config of the new run: of the network that a person chose, or that the file says, or that of its run."""
+    if weights.config and not arch:
+        config = weights.config
+        config.model.scan, config.init_from = False, ""
+    else:
+        config = default(imagenet(arch) if arch else weights.spec)
+        config.total_steps = 1
     cli.override(config, assignments)
     return config
 

@@ -113,7 +113,8 @@ def _images(own: Preprocessing) -> list[str]:
 
 
 def _origin(origin: dict[str, Any]) -> list[str]:
-    return [f"From `{Path(origin['file']).name}` (SHA-256 {origin['sha256']}).", ""]
+    given = origin["file"]
+    return [f"From `{given if '://' in given else Path(given).name}` (SHA-256 {origin['sha256']}).", ""]
 
 
 def _recipe(config: ConfigDict) -> dict[str, Any]:

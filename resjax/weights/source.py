@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from resjax import config as configs
 from resjax import files, paths
@@ -29,6 +30,7 @@ class Weights:
       spec: the network that their config file says, with their own classes and channels; None if it is not known.
       preprocessing: that their config file says; None if it is not known.
       notes: what a person should know, a line each.
+      config: of the run that they come from, where resjax wrote them.
     """
 
     path: Path
@@ -37,6 +39,7 @@ class Weights:
     spec: Spec | None
     preprocessing: Preprocessing | None
     notes: tuple[str, ...]
+    config: ConfigDict | None = None
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -125,7 +128,8 @@ def open(path: Path) -> Weights:
     steps = path / STEPS
     own = Preprocessing.from_json(_json(steps), steps) if steps.is_file() else None
     if "model" in config and "schedule" in config:
-        return _weights(found, configs.network(configs.restored(config, where)), own)
+        run = configs.restored(config, where)
+        return dataclasses.replace(_weights(found, configs.network(run), own), config=run)
     if config:
         kind = str(config.get("model_type", "unknown"))[:40]
         raise BadInput(

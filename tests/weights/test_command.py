@@ -12,11 +12,14 @@ import pytest
 from PIL import Image
 
 from resjax import evaluate
+from resjax.cli import load
 from resjax.config import default
 from resjax.data.preprocess import Preprocessing
 from resjax.errors import BadInput
 from resjax.models.published import imagenet
 from resjax.models.resnet import ResNet
+from resjax.models.spec import Spec
+from resjax.train.adopt import adopt
 from resjax.train.checkpoint import Checkpoints
 from resjax.train.initialize import check_source, initialize_from
 from resjax.train.step import TrainState
@@ -258,6 +261,30 @@ def test_init_from_a_file(capfd):
     same((state.params["head"], state.opt_state), (fresh.params["head"], fresh.opt_state))
     same(state.batch_stats, there["batch_stats"])
     same(state.ema, {"params": state.params, "batch_stats": state.batch_stats})
+
+
+def test_a_run_of_resjax_keeps_its_recipe(weights, tmp_path):
+    """With what no other library has: option A, images as they are stored, a mean image, an average of weights."""
+    spec = Spec(units=(1, 1), widths=(4, 8), stem_width=4, input_size=8, input_channels=1)
+    rows, rng = names.rows(spec, "resjax"), np.random.default_rng(0)
+    arrays = {row.name: rng.random(row.there).astype(np.float32) for row in rows}
+    own = Preprocessing(rng.random((8, 8, 1)).astype(np.float32), np.float32(3), class_names=tuple("0123456789"))
+    config = load(["--config=configs/digits.py", "--config.total_steps=7", "--config.ema.decay=0.5"])
+    config.model.update(dataclasses.asdict(spec))
+    config.data.image_size = 8
+    adopt(tmp_path / "run", config, names.variables(spec, "resjax", arrays), own, {"file": "x.pth", "sha256": "0"})
+    flags = ("--format=resjax", "--weights=ema", f"--out={tmp_path}/out")
+    weights("export", f"--workdir={tmp_path}/run", *flags)
+    assert (
+        "network   depth 6, basic units (1, 1) of widths (4, 8); 10 classes" in weights("show", tmp_path / "out")[0]
+    )
+    weights("import", tmp_path / "out", f"--workdir={tmp_path}/again")
+    (one, first), (other, second) = saved(tmp_path / "run"), saved(tmp_path / "again")
+    same(one, other)
+    assert first["config"] == second["config"]
+    assert first["preprocessing"] == second["preprocessing"]
+    with closing(Checkpoints(tmp_path / "again")) as checkpoints:
+        same(checkpoints.weights(0, averaged=True), one)
 
 
 @pytest.mark.parametrize(
