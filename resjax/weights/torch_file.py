@@ -108,7 +108,7 @@ def _members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
     """The members by their name within the archive's one folder, if reading them takes no more than the file."""
     infos = archive.infolist()
     if sum(info.file_size for info in infos) > size or any(info.compress_type for info in infos):
-        raise ValueError("it unpacks to more than it holds, which torch.save does not do")
+        raise ValueError("it unpacks to more than it holds, or is compressed, which torch.save does not do")
     found = {info.filename.partition("/")[2]: info for info in infos}
     if len(found) != len(infos):
         raise ValueError("two members have one name")

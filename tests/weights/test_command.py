@@ -96,6 +96,8 @@ def test_an_imported_run_is_evaluated_as_its_library_would(imported, call, tmp_p
     assert json.loads(out.read_text())["loss"] == pytest.approx(loss, rel=1e-4)
     assert meta["preprocessing"]["class_names"] == [f"kind {i}" for i in range(5)]
     assert len(meta["origin"]["sha256"]) == 64
+    data = meta["config"]["data"]
+    assert [data[field] for field in ("image_size", "crop_share", "interpolation")] == [35, 0.875, "bicubic"]
 
 
 @pytest.mark.parametrize("form", ["huggingface", "resjax"])
@@ -273,6 +275,8 @@ def test_a_run_of_resjax_keeps_its_recipe(weights, tmp_path):
     config.model.update(dataclasses.asdict(spec))
     config.data.image_size = 8
     adopt(tmp_path / "run", config, names.variables(spec, "resjax", arrays), own, {"file": "x.pth", "sha256": "0"})
+    with pytest.raises(BadInput, match="is there already: give a new folder"):
+        adopt(tmp_path / "run", config, {}, own, {})
     flags = ("--format=resjax", "--weights=ema", f"--out={tmp_path}/out")
     weights("export", f"--workdir={tmp_path}/run", *flags)
     assert (

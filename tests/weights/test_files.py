@@ -213,6 +213,7 @@ def overlapping():
         (archive(Pickle().state(), **{"constants.pkl": b""}), "TorchScript"),
         (archive(Pickle().state(), byteorder=b"big"), "big-endian"),
         (archive(Pickle().state(), b"\0" * 10**6, zipfile.ZIP_DEFLATED), "unpacks to more than it holds"),
+        (archive(Pickle().state(), os.urandom(5000), zipfile.ZIP_DEFLATED), "or is compressed"),
         (overlapping(), "unpacks to more than it holds|Overlapped"),
         (archive(Pickle().state())[:-30], "not a plain file"),
         (archive(Pickle().state()).replace(np.float32(5).tobytes(), np.float32(6).tobytes()), "CRC"),

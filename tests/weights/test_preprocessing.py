@@ -75,6 +75,15 @@ def test_ours_go_out_and_in_to_the_last_bit(share):
             assert back == own
 
 
+def test_every_side_goes_out_as_it_is():
+    """Also those that are rounded up here, and a floor would take one from."""
+    one = np.float32([1, 2, 3])
+    for size in range(8, 384, 5):
+        for share in np.linspace(0.5, 1, 23).tolist():
+            out = preprocessing.to_timm(Preprocessing(one, one, size, share), 1)
+            assert math.floor(size / out["crop_pct"]) == round(size / share)
+
+
 def test_decimals_are_as_people_write_them():
     out = preprocessing.to_timm(timm(crop_pct=0.875), 224)
     assert {field: out[field] for field in TIMM} == TIMM | {"crop_pct": 0.875}

@@ -1,0 +1,121 @@
+"""Networks at their published size beside those of timm and transformers, where these are installed.
+
+Random weights and statistics, a third of BN's scales negative. torchvision's networks are timm's of the same names.
+"""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from resjax.config import default
+from resjax.models.published import imagenet
+from resjax.models.resnet import ResNet
+from resjax.weights import architectures, export, names, preprocessing, source
+from resjax.weights.card import Trained
+
+# What these libraries warn of is their own affair.
+pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.filterwarnings("ignore")]
+
+SIDE = 65
+CLOSE = 1e-5  # of the largest logit
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).normal(size=(1, SIDE, SIDE, 3)).astype(np.float32)
+
+
+def said(model, images):
+    """The logits of a network of PyTorch."""
+    torch = pytest.importorskip("torch")
+    with torch.no_grad():
+        found = model.eval()(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
+    return getattr(found, "logits", found).numpy()
+
+
+def randomised(model):
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            sign = 1 - 2.0 * (torch.rand_like(module.weight) < 1 / 3)
+            module.weight.data = sign * (0.5 + torch.rand_like(module.weight))
+            module.bias.data = torch.randn_like(module.bias) / 2
+            module.running_mean = torch.randn_like(module.running_mean) / 2
+            module.running_var = 0.5 + torch.rand_like(module.running_var)
+        elif isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
+            torch.nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
+    return model
+
+
+def assert_same(spec, library, model, images):
+    state = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    variables = names.variables(spec, library, state)
+    here, there = jax.jit(ResNet(spec).apply)(variables, images), said(model, images)
+    assert np.abs(here - there).max() <= CLOSE * np.abs(there).max()
+    back = names.tensors(spec, library, variables)
+    assert back.keys() == state.keys()
+    assert all(np.array_equal(back[name], state[name]) for name in back if not name.endswith(names.COUNTER))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnet18d", "resnet50d"),
+        *("wide_resnet50_2", "resnext50_32x4d", "seresnet50", "resnetv2_18", "resnetv2_50", "resnetv2_50d"),
+    ],
+)
+def test_networks_of_timm(name, images):
+    timm = pytest.importorskip("timm")
+    spec = architectures.of_timm({"architecture": name}, name)
+    assert_same(spec, "timm", randomised(timm.create_model(name)), images)
+
+
+@pytest.mark.parametrize("in_bottleneck", [False, True])
+def test_networks_of_transformers(in_bottleneck, images):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ResNetConfig(num_labels=1000, downsample_in_bottleneck=in_bottleneck)
+    spec = architectures.of_transformers(config.to_dict(), "config.json")
+    assert spec == imagenet("v1-50" if in_bottleneck else "v1.5-50")
+    assert_same(spec, "transformers", randomised(transformers.ResNetForImageClassification(config)), images)
+
+
+@pytest.mark.parametrize(
+    ("form", "name"),
+    [
+        ("timm", "v1.5-18"),
+        ("timm", "v1.5-18-d"),
+        ("timm", "v2-18-raw"),
+        ("huggingface", "v1.5-18"),
+        ("huggingface", "v1-50"),
+    ],
+)
+def test_exports_load_there(form, name, images, tmp_path):
+    library = pytest.importorskip({"huggingface": "transformers"}.get(form, form))
+    spec, rng = dataclasses.replace(imagenet(name), num_classes=3), np.random.default_rng(0)
+    arrays = {row.name: rng.uniform(0.5, 1.5, row.there) for row in names.rows(spec, "resjax")}
+    arrays |= {
+        key: rng.normal(size=array.shape) / np.sqrt(np.prod(array.shape[:-1]))
+        for key, array in arrays.items()
+        if key.endswith("kernel")
+    }
+    variables = names.variables(spec, "resjax", arrays)
+    own = dataclasses.replace(preprocessing.torchvision(), class_names=("a", "b", "c"))
+    run = Trained(default(spec), 1, "last", "", {}, None, "")
+    export.export(form, spec, variables, own, run, tmp_path / "out")
+    if form == "timm":
+        model = library.create_model(f"local-dir:{tmp_path}/out", pretrained=True)
+        assert {key: model.pretrained_cfg[key] for key in ("crop_pct", "num_classes")} == {
+            "crop_pct": 0.875,
+            "num_classes": 3,
+        }
+    else:
+        model = library.AutoModelForImageClassification.from_pretrained(tmp_path / "out")
+        assert model.config.id2label == {0: "a", 1: "b", 2: "c"}
+    here, there = jax.jit(ResNet(spec).apply)(variables, images), said(model, images)
+    assert np.abs(here - there).max() <= CLOSE * np.abs(there).max()
+    found = source.open(tmp_path / "out")
+    assert architectures.difference(found.network(None), spec) is None
+    assert found.preprocessing == own
