@@ -9,7 +9,8 @@ from ml_collections import ConfigDict
 
 from resjax import machine, paths
 from resjax.config import default, flatten, in_training, network, plain
-from resjax.data.resolve import PLACEMENTS, PUBLISHED, Resolved, resolve
+from resjax.data.resolve import PLACEMENTS, Resolved, resolve
+from resjax.data.usual import PUBLISHED
 from resjax.errors import BadInput, unknown
 from resjax.models import counts
 from resjax.models.spec import Spec

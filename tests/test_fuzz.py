@@ -30,8 +30,9 @@ from resjax.data.augment.draw import AUGMENTATIONS
 from resjax.data.prepare import __main__ as prepare
 from resjax.data.prepare import cifar
 from resjax.data.preprocess import DECODINGS, INTERPOLATIONS, Preprocessing
-from resjax.data.resolve import NORMALIZATIONS, resolve
+from resjax.data.resolve import resolve
 from resjax.data.splits import parse_slice
+from resjax.data.usual import NORMALIZATIONS
 from resjax.errors import BadInput
 from resjax.models import counts
 from resjax.models.spec import CHOICES as SPEC_CHOICES

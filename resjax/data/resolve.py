@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass, field
 
-from resjax.data import folders, prepared, sources
+from resjax.data import fit, folders, prepared, sources, usual
 from resjax.data.augment import policies
 from resjax.data.augment.draw import AUGMENTATIONS, PHOTO_CROPS, Augmentation
 from resjax.data.listing import Listing
@@ -12,38 +12,7 @@ from resjax.data.resizing import Resizing
 from resjax.data.splits import Slice, parse_slice
 from resjax.errors import BadInput, unknown
 
-# Side that photographs of different sizes are resized to, unless data.image_size says otherwise.
-PHOTOGRAPH_SIDE = 224
-
-
-@dataclass(frozen=True)
-class Usual:
-    """How a set is usually trained on; a pad of None means that no padding is usual."""
-
-    augment: str
-    pad: int | None
-    normalize: str
-
-
-NORMALIZATIONS = ("pixel_mean", "channel")
 PLACEMENTS = ("auto", "host", "device")
-
-SMALL_PICTURES = Usual("crop_flip", 4, "pixel_mean")  # v1 section 4.2
-PHOTOGRAPHS = Usual("resized_crop_flip", None, "channel")  # of different sizes; v1 section 3.4 with Inception crops
-BY_NAME = {
-    "digits": Usual("crop", 1, "channel"),  # mirrored digits are not digits
-    "cifar10": SMALL_PICTURES,
-    "cifar100": SMALL_PICTURES,
-}
-TESTED_ON = {"imagenet2012": "validation"}  # its `test` has no labels
-
-# Height, width, channels and classes of sets that may be described before they are prepared.
-PUBLISHED = {
-    "cifar10": (32, 32, 3, 10),
-    "cifar100": (32, 32, 3, 100),
-    "mnist": (28, 28, 1, 10),
-    "imagenet2012": (PHOTOGRAPH_SIDE, PHOTOGRAPH_SIDE, 3, 1000),
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +121,7 @@ def resolve(
 ) -> Resolved:
     """Looks a data set up and fills in what it knows; reads no images.
 
-    None for `augment`, `pad` and `normalize` means what is usual for the set: see the tables above.
+    None for `augment`, `pad` and `normalize` means what is usual for the set, see `usual`.
 
     Args:
         name: 'digits', 'synthetic', 'folder', or a prepared TFDS set such as 'cifar10'.
@@ -200,28 +169,28 @@ def resolve(
         source = open_source(name, dir, asked_size)
     if test_split is None:
         usually = next((split for split in folders.TESTED_ON if split in source.sizes), "validation")
-        test_split = TESTED_ON.get(name.partition(":")[0], usually)
+        test_split = usual.TESTED_ON.get(name.partition(":")[0], usually)
     parts = _parse_splits(source, train_split, validation_split, test_split)
-    usual = _usual(source)
+    known = usual.of(source)
     if augment is None:
-        augment = usual.augment if usual else _ask(name, augment, normalize)
+        augment = known.augment if known else usual.ask(name, augment, normalize)
     image_shape, resized = _processed_shape(source, augment, asked_size)
     _check_colours(name, image_shape[2], jitter=jitter, lighting=lighting, policy=policy)
     resized = resized or bool(preprocessing and preprocessing.size)
     resizing = resizing.resolved(source, resized, preprocessing)
     in_memory = source.fits_in_memory(sum(map(len, parts.values())))
     if preprocessing:
-        _check_fit(preprocessing, source, image_shape, resized, augment, normalize)
-        normalize = _kind(preprocessing)
+        fit.check(preprocessing, source, image_shape, resized, augment, normalize)
+        normalize = fit.kind(preprocessing)
     else:
-        normalize = _normalization(name, augment, normalize, usual, resized, in_memory)
+        normalize = usual.normalization(name, augment, normalize, known, resized, in_memory)
     resolved = Resolved(
         name=name,
         num_classes=source.num_classes,
         class_names=source.class_names,
         image_shape=image_shape,
         augment=augment,
-        pad=_pad(name, augment, pad, usual, image_shape),
+        pad=usual.padding(name, augment, pad, known, image_shape),
         jitter=jitter,
         lighting=lighting,
         policy=policy,
@@ -283,7 +252,10 @@ def _check_device(resolved: Resolved, workers: int) -> None:
 def _check_values(
     augment: str | None, pad: int | None, normalize: str | None, image_size: int, workers: int
 ) -> None:
-    for name, value, choices in (("augment", augment, AUGMENTATIONS), ("normalize", normalize, NORMALIZATIONS)):
+    for name, value, choices in (
+        ("augment", augment, AUGMENTATIONS),
+        ("normalize", normalize, usual.NORMALIZATIONS),
+    ):
         if value is not None and value not in choices:
             raise BadInput(unknown(f"data.{name}", value, choices))
     for name, count in {"pad": pad or 0, "image_size": image_size, "workers": workers}.items():
@@ -316,61 +288,6 @@ def _check_colours(name: str, channels: int, *, jitter: float, lighting: float, 
             )
 
 
-def _usual(source: sources.Source) -> Usual | None:
-    """How the set is usually trained on, or None if the user must say."""
-    if source.name == "synthetic" and source.image_shape:
-        return SMALL_PICTURES if source.image_shape[0] <= 64 else PHOTOGRAPHS
-    known = BY_NAME.get(source.name.partition(":")[0])
-    return known or (None if source.image_shape else PHOTOGRAPHS)
-
-
-def _ask(name: str, augment: str | None, normalize: str | None) -> str:
-    """Refuses to guess: a default that fits badly is worse than none."""
-    choices = {"augment": (augment, AUGMENTATIONS), "normalize": (normalize, NORMALIZATIONS)}
-    missing = {field: known for field, (value, known) in choices.items() if value is None}
-    raise BadInput(
-        f"{' and '.join(f'data.{field}' for field in missing)} {'are' if len(missing) > 1 else 'is'} not given and "
-        f"{name!r} has no usual value: give "
-        + " and ".join(f"--config.data.{field}={'|'.join(known)}" for field, known in missing.items())
-    )
-
-
-def _normalization(
-    name: str, augment: str, normalize: str | None, usual: Usual | None, resized: bool, in_memory: bool
-) -> str:
-    if normalize is None:
-        # A mean image belongs to images at their own size and place.
-        normalize = "channel" if resized else usual.normalize if usual else _ask(name, augment, normalize)
-    if normalize == "pixel_mean" and not in_memory:
-        raise BadInput(
-            f"data.normalize='pixel_mean' needs a set in memory and {name!r} is too large: use 'channel'"
-        )
-    if normalize == "pixel_mean" and resized:
-        raise BadInput("data.normalize='pixel_mean' needs images at their own size and place: use 'channel'")
-    return normalize
-
-
-def _kind(preprocessing: Preprocessing) -> str:
-    return "pixel_mean" if preprocessing.mean.ndim == 3 else "channel"
-
-
-def _pad(name: str, augment: str, pad: int | None, usual: Usual | None, shape: tuple[int, int, int]) -> int:
-    if pad is None:
-        pad = usual.pad if usual else None
-    if pad is None:
-        if augment in ("crop", "crop_flip"):
-            raise BadInput(
-                f"data.pad is not given and {name!r} has no usual value for data.augment={augment!r}: "
-                f"give the pixels to pad with, such as --config.data.pad={max(1, min(shape[:2]) // 8)}"
-            )
-        return 0
-    if pad > min(shape[:2]):
-        raise BadInput(
-            f"data.pad={pad} is more than the {shape[0]} x {shape[1]} pixels of an image: use a few pixels"
-        )
-    return pad
-
-
 def _parse_splits(source: sources.Source, train: str, validation: str, test: str) -> dict[str, Slice]:
     """The configured slices by role; evaluation never shares a record with training."""
     texts = {"train": train, "validation": validation, "test": test}
@@ -390,7 +307,7 @@ def _processed_shape(source: sources.Source, augment: str, image_size: int) -> t
     """Shape (H, W, C) of the processed images, and whether they are resized to get it."""
     shape = source.image_shape
     if shape is None:
-        side = image_size or PHOTOGRAPH_SIDE
+        side = image_size or usual.PHOTOGRAPH_SIDE
         return (side, side, 3), True
     height, width, channels = shape
     if image_size in (0, height) and image_size in (0, width) and augment not in PHOTO_CROPS:
@@ -399,48 +316,3 @@ def _processed_shape(source: sources.Source, augment: str, image_size: int) -> t
         raise BadInput(f"data.image_size=0, but images of {source.name!r} are not square: give the side in pixels")
     side = image_size or height
     return (side, side, channels), True
-
-
-def _check_fit(
-    preprocessing: Preprocessing,
-    source: sources.Source,
-    image_shape: tuple[int, int, int],
-    resized: bool,
-    augment: str,
-    normalize: str | None,
-) -> None:
-    """Raises BadInput if weights that were trained with this preprocessing cannot be used on the set."""
-    whose = f"data.name={source.name!r}"
-    channels, names, size = preprocessing.channels, preprocessing.class_names, preprocessing.size
-    kind = _kind(preprocessing)
-    if normalize not in (None, kind):
-        raise BadInput(f"data.normalize={normalize!r}, but the weights were trained with {kind!r}: leave it out")
-    if channels != image_shape[2]:
-        raise BadInput(
-            f"{whose} has images of {image_shape[2]} channels, the weights take {channels}: use another set"
-        )
-    if size and image_shape[0] != size:
-        raise BadInput(f"data.image_size={image_shape[0]}, but the weights take {size}: leave it out")
-    if not size and resized:
-        raise BadInput(
-            f"{whose} would be resized (data.image_size={image_shape[0]}, data.augment={augment!r}), but the "
-            "weights take images as they are stored: use a set of their size"
-        )
-    mean = preprocessing.mean.shape
-    if len(mean) == 3 and mean != image_shape:
-        raise BadInput(
-            f"{whose} has images of {_times(image_shape)}, the weights' mean image has {_times(mean)}: "
-            "use a set of that size"
-        )
-    if names and len(names) != source.num_classes:
-        raise BadInput(f"{whose} has {source.num_classes} classes, the weights have {len(names)}: use another set")
-    if names and source.class_names and names != source.class_names:
-        label = next(i for i, pair in enumerate(zip(names, source.class_names, strict=True)) if pair[0] != pair[1])
-        raise BadInput(
-            f"{whose}: class {label} is {source.class_names[label]!r}, the weights' is {names[label]!r}: "
-            "use a set with the same classes"
-        )
-
-
-def _times(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape))
