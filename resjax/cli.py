@@ -48,11 +48,18 @@ def refuse(error: BadInput) -> int:
 
 
 def parse(
-    argv: list[str], define: Callable[[flags.FlagValues], object], *, config: bool | Literal["optional"] = True
+    argv: list[str],
+    define: Callable[[flags.FlagValues], object],
+    *,
+    config: bool | Literal["optional"] = True,
+    words: list[str] | None = None,
 ) -> flags.FlagValues:
     """Parses `argv` into the flags that `define` adds, and `--config` with its overrides into a config.
 
     `--help` prints the docstring of the module that `define` stands in, and every flag.
+
+    Args:
+      words: takes what is not a flag, for a command that is given files; they may stand before or after its flags.
 
     Raises:
       BadInput: for a flag or field that does not exist (with the nearest name), or a value of the wrong type.
@@ -65,6 +72,7 @@ def parse(
         if argument.startswith("-") and (name.lstrip("-") in ABSL or len(name) > LONGEST_FLAG):
             raise BadInput(f"{paths.short(name)} is unknown: --help shows the flags")
     values = flags.FlagValues()
+    values.set_gnu_getopt(words is not None)
     if config:
         flags.DEFINE_string("config", None, "", flag_values=values)
     define(values)
@@ -86,7 +94,9 @@ def parse(
         given = getattr(values, name, None) or ""
         for path in ",".join(given).split(",") if isinstance(given, list) else [given]:
             paths.check(f"--{name}", path)
-    if rest:
+    if words is not None:
+        words += rest
+    elif rest:
         raise BadInput(f"{rest[0]!r} is not a flag: flags start with --")
     if config and (values.config or config != "optional"):
         if not values.config:
@@ -234,7 +244,7 @@ TYPES: dict[type, tuple[Callable[[str], Any], str]] = {
 
 
 # Flags of every command that are paths, or a folder's name; commas separate those of a list.
-PATHS = ("workdir", "out", "confusion", "config", "sweep", "data_dir", "benchmark", "add", "profile")
+PATHS = ("workdir", "out", "confusion", "config", "sweep", "data_dir", "benchmark", "add", "profile", "sheet")
 # What absl takes although no command has it: flags from a file, and flags that it is to ignore.
 ABSL = ("flagfile", "undefok")
 LONGEST_FLAG = 100  # characters of a flag's name

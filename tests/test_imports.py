@@ -1,6 +1,8 @@
 """The order of the house: a room imports from those below it, never from those above or beside it."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,12 +24,14 @@ FLOORS = (
     ("resjax.experiment",),
     ("resjax.cli",),
     ("resjax.analysis", "resjax.member"),
+    ("resjax.predictor",),
     (
         "resjax.main",
         "resjax.benchmark",
         "resjax.describe",
         "resjax.evaluate",
         "resjax.plan",
+        "resjax.predict",
         "resjax.weights.__main__",
     ),
     ("resjax.sweep",),
@@ -69,7 +73,7 @@ def room(module):
     return next(name for n in (3, 2, 1) if (name := ".".join(parts[:n])) in FLOOR)
 
 
-@pytest.mark.parametrize("module", FILES)
+@pytest.mark.parametrize("module", sorted(FILES.keys() - {"resjax"}))  # which is the door to all of it
 def test_imports_go_down(module):
     own = room(module)
     for name in imported(FILES[module]):
@@ -80,6 +84,15 @@ def test_imports_go_down(module):
 
 def test_every_file_has_its_room():
     assert {module for module in FILES if room(module) == "resjax"} == {"resjax"}
+
+
+def test_the_door_opens_at_once():
+    """`import resjax` loads nothing that takes time, also where it knows `load`."""
+    code = (
+        "import sys, resjax; assert resjax.load; print(*[n for n in ('jax', 'numpy', 'absl') if n in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=RESJAX.parent, capture_output=True, text=True)
+    assert (done.stdout.strip(), done.stderr) == ("", "")
 
 
 def test_flags_are_for_commands():

@@ -42,8 +42,13 @@ def decode(encoded: bytes, least: jpeg.Least | None = None) -> np.ndarray:
         except ValueError:
             pass  # CMYK, or damaged: Pillow decides which
     with Image.open(io.BytesIO(encoded)) as image:
-        pixels = _rgb(image)  # before its EXIF is read: Pillow itself turns TIFF, and says so there
-        return turned(pixels, orientation(image))
+        return upright(image)
+
+
+def upright(image: Image.Image) -> np.ndarray:
+    """An image of Pillow -> uint8 [H, W, 3], as `decode` has it; raises what Pillow does for a damaged one."""
+    pixels = _rgb(image)  # before its EXIF is read: Pillow itself turns TIFF, and says so there
+    return turned(pixels, orientation(image))
 
 
 def _lying(least: jpeg.Least) -> jpeg.Least:
