@@ -47,7 +47,7 @@ from resjax.evaluation.evaluate import evaluate
 from resjax.models import counts
 from resjax.train import hosts, lock, placement, summary
 from resjax.train.checkpoint import versions
-from resjax.train.initialize import check_source
+from resjax.train.initialize import check_source, normalizes_otherwise
 from resjax.train.loop import Experiment, train
 from resjax.train.peers import Alone, Peers
 from resjax.train.preemption import Preempted
@@ -304,6 +304,8 @@ def announce(run: Experiment, workdir: Path) -> None:
     )
     for note in dataset.source.notes:
         say(f"note      {note}")
+    if config.init_from and normalizes_otherwise(Path(config.init_from), dataset.preprocessing):
+        say("note      the weights of init_from were trained with another mean or deviation of images")
     unused = dataset.source.sizes.keys() - {part.base for part in dataset.parts.values()}
     for name in sorted(unused) if photos else ():
         say(f"note      {name} is not used: --config.data.validation_split={name} evaluates it, too")

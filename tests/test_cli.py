@@ -29,6 +29,7 @@ COMMANDS = {
     "sweep.together": "--parts=N",
     "papers.__main__": "--data= --data_dir= --rows=A,B,... --seeds=N --budget=X --workdir= --jobs=N "
     "--together=N --launcher=local|slurm --sbatch= --dry_run",
+    "weights.__main__": "",
     "analysis.__main__": "--workdir= --out= --step= --images=N --draws=N --seeds=N",
     "papers.measured": "--add= --workdir= --benchmark= --drill= --title= --command= --hardware=",
     "drill.__main__": "--config=FILE --config.FIELD=VALUE --faults=N --seed=N --kinds=A,B,... --processes=N "
@@ -56,10 +57,18 @@ def test_help(call, name, form):
         assert len(listed) == len(COMMANDS[name].split()) + 1  # no flag that this list lacks
 
 
-@pytest.mark.parametrize("name", ["papers.__main__", "analysis.__main__"])
-def test_help_after_a_name(call, name):
+@pytest.mark.parametrize(
+    ("name", "after"),
+    [
+        ("papers.__main__", "v2-table1"),
+        ("analysis.__main__", "curves"),
+        ("weights.__main__", "import"),
+        ("weights.__main__", "export"),
+    ],
+)
+def test_help_after_a_name(call, name, after):
     module = importlib.import_module(f"resjax.{name}")
-    code, out, err = call("v2-table1" if "papers" in name else "curves", "--help", command=module.main)
+    code, out, err = call(after, "--help", command=module.main)
     assert (code, err) == (0, "")
     assert "--workdir=VALUE" in out
 

@@ -6,7 +6,9 @@ from contextlib import closing
 from pathlib import Path
 
 import jax
+import numpy as np
 
+from resjax.data.preprocess import Preprocessing
 from resjax.errors import BadInput
 from resjax.models import scan
 from resjax.models.resnet import init_variables
@@ -55,6 +57,20 @@ def initialize_from(workdir: Path, state: TrainState, spec: Spec) -> TrainState:
     placed = jax.tree.map(lambda x, like: x if x is like else sharding.put(x, like.sharding), found, own)
     average = ema.start(**placed) if state.ema is not None else None
     return state.replace(**placed, ema=average)
+
+
+def normalizes_otherwise(workdir: Path, own: Preprocessing) -> bool:
+    """Whether the weights were trained on pixels with another mean or deviation than `own`, as far as is known."""
+    if source.is_weights(workdir):
+        there = source.open(workdir).preprocessing
+    else:
+        with closing(Checkpoints(workdir)) as checkpoints:
+            saved = checkpoints.meta(_latest(checkpoints, workdir)).get("preprocessing")
+        there = Preprocessing.from_json(saved) if saved else None
+    if there is None:
+        return False
+    same = there.mean.shape == own.mean.shape and np.allclose(there.mean, own.mean, rtol=1e-3)
+    return not (same and np.allclose(there.std, own.std, rtol=1e-3))
 
 
 def _latest(checkpoints: Checkpoints, workdir: Path) -> int:

@@ -7,11 +7,14 @@
 show    prints what a file holds, which networks it fits, and its preprocessing.
 import  makes a run that evaluate, analysis and init_from take. Names and shapes do not identify a network (v1 and
         v1.5 have the same), so --arch says which network of configs/imagenet.py it is, unless the folder's
-        config.json does. --config.model.FIELD=VALUE changes a field of it.
+        config.json does. --config.model.FIELD=VALUE changes a field of it. Where a file does not say its
+        preprocessing, torchvision's is taken; flags change it.
 export  writes safetensors with the names of --format's library, its config files, and a model card.
 
 FILE is .safetensors, .pth or .bin, a folder of timm or transformers, or hf://OWNER/NAME[@REVISION] on the Hugging
 Face Hub (pip install "resjax[hub]"). No pickle is run, and PyTorch is not needed.
+
+`python -m resjax.weights import --help` lists the flags of import.
 """
 
 from resjax import interrupt

@@ -21,7 +21,7 @@ from resjax.models.resnet import ResNet
 from resjax.models.spec import Spec
 from resjax.train.adopt import adopt
 from resjax.train.checkpoint import Checkpoints
-from resjax.train.initialize import check_source, initialize_from
+from resjax.train.initialize import check_source, initialize_from, normalizes_otherwise
 from resjax.train.step import TrainState
 from resjax.weights import __main__ as command
 from resjax.weights import architectures, export, names, preprocessing, source, tensors
@@ -255,6 +255,11 @@ def test_init_from_a_file(capfd):
     check_source(HF, spec)
     state = initialize_from(HF, fresh, spec)
     assert "its head is for other classes; the head starts fresh" in capfd.readouterr().err
+    assert not normalizes_otherwise(HF, preprocessing.torchvision())
+    assert not normalizes_otherwise(FIXTURES / "torchvision.pth", preprocessing.torchvision())  # nobody knows
+    halves = Preprocessing(np.float32([127.5] * 3), np.float32([127.5] * 3))
+    assert normalizes_otherwise(HF, halves)
+    assert normalizes_otherwise(HF, Preprocessing(np.zeros((8, 8, 3), np.float32), np.float32(1)))
     there = source.open(HF).variables(NETWORKS["transformers_v1"][1])
     same(
         {k: v for k, v in state.params.items() if k != "head"},
