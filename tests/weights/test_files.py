@@ -108,6 +108,15 @@ def test_safetensors_go_out_and_in(tmp_path):
     assert (tmp_path / "x.safetensors").read_bytes() == first
 
 
+def test_arrays_may_begin_anywhere(tmp_path):
+    header = {"a": {"dtype": "U8", "shape": [3], "data_offsets": [0, 3]}, "b": FLOAT | {"data_offsets": [3, 11]}}
+    for spaces in range(4):
+        text = json.dumps(header).encode() + b" " * spaces
+        (tmp_path / "x").write_bytes(safetensors(text, bytes([1, 2, 3]) + np.float32([4, 5]).tobytes()))
+        found, _ = tensors.read(tmp_path / "x")
+        assert (found["a"].tolist(), found["b"].tolist()) == ([1, 2, 3], [4.0, 5.0])
+
+
 class Pickle:
     """The pickle of a state dictionary, instruction by instruction: no PyTorch is needed to write one."""
 
