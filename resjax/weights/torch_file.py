@@ -107,13 +107,13 @@ def _check_format(path: Path) -> None:
 def _members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
     """The members by their name within the archive's one folder, if reading them takes no more than the file."""
     infos = archive.infolist()
-    if sum(info.file_size for info in infos) > size or any(info.compress_type for info in infos):
-        raise ValueError("it unpacks to more than it holds, or is compressed, which torch.save does not do")
     found = {info.filename.partition("/")[2]: info for info in infos}
-    if len(found) != len(infos):
-        raise ValueError("two members have one name")
     if "constants.pkl" in found:
         raise ValueError("it is TorchScript: code with weights")
+    if sum(info.file_size for info in infos) > size or any(info.compress_type for info in infos):
+        raise ValueError("it unpacks to more than it holds, or is compressed, which torch.save does not do")
+    if len(found) != len(infos):
+        raise ValueError("two members have one name")
     if "data.pkl" not in found:
         raise ValueError("it holds no data.pkl")
     if found["data.pkl"].file_size > LARGEST_PICKLE:
