@@ -25,7 +25,6 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from absl import flags
 
@@ -33,7 +32,7 @@ from resjax import cli, files, paths
 from resjax.data.folders import HIDDEN, KINDS, SUFFIXES
 from resjax.errors import DONE, FAILED, BadInput
 from resjax.member import QUIET, WEIGHTS, say
-from resjax.predictor import Answer, Class, Predictor, load, of_run
+from resjax.predictor import Answer, Class, named
 
 Line = Callable[[str, list[Class]], None]
 STDIN = "-"
@@ -62,9 +61,9 @@ def main(argv: list[str]) -> int:
     if not words:
         raise BadInput("images are missing: give files, folders, or - for paths on stdin")
     sheet = files.new("--sheet", values.sheet) if values.sheet else None
-    given = named(words)
+    given = pictures(words)
     cli.use_compilation_cache()
-    model = opened(values.workdir, values.weights, values.arch)
+    model = named(values.workdir, values.weights, values.arch)
     for note in model.notes:
         say(f"note      {note}")
     line = lines(values.json, values.csv, min(values.top, model.spec.num_classes))
@@ -96,23 +95,7 @@ def main(argv: list[str]) -> int:
     return FAILED if unread else DONE
 
 
-def opened(workdir: str | None, weights: str | None, arch: str | None) -> Predictor:
-    """The network that the flags name."""
-    if workdir:
-        if not (Path(workdir) / "config.json").is_file():
-            raise BadInput(f"--workdir={workdir} holds no run; train one there first")
-        if arch:
-            raise BadInput(f"--arch={arch} is for a file of weights: leave it out, the run knows its network")
-        if weights and weights not in WEIGHTS:
-            raise BadInput(f"--weights={weights} beside --workdir must be {', '.join(WEIGHTS)}: or leave one out")
-        return of_run(Path(workdir), weights or "last")
-    if not weights:
-        raise BadInput("--workdir is missing: give the folder of a run, or weights by --weights=FILE")
-    paths.check("--weights", weights)
-    return load(weights, arch=arch)
-
-
-def named(words: list[str]) -> list[str]:
+def pictures(words: list[str]) -> list[str]:
     """The images that the command line names: folders become all photos below them, in order, - the lines of stdin.
 
     Raises:

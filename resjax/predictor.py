@@ -303,6 +303,22 @@ def of_file(path: Path, arch: str | None) -> Predictor:
     return Predictor(spec, jax.device_put(found.variables(spec)), own, notes)
 
 
+def named(workdir: str | None, weights: str | None, arch: str | None) -> Predictor:
+    """That of a command's --workdir, --weights and --arch; raises BadInput as `load`, naming the flag."""
+    if workdir:
+        if not (Path(workdir) / "config.json").is_file():
+            raise BadInput(f"--workdir={workdir} holds no run; train one there first")
+        if arch:
+            raise BadInput(f"--arch={arch} is for a file of weights: leave it out, the run knows its network")
+        if weights and weights not in WEIGHTS:
+            raise BadInput(f"--weights={weights} beside --workdir must be {', '.join(WEIGHTS)}: or leave one out")
+        return of_run(Path(workdir), weights or "last")
+    if not weights:
+        raise BadInput("--workdir is missing: give the folder of a run, or weights by --weights=FILE")
+    paths.check("--weights", weights)
+    return load(weights, arch=arch)
+
+
 def content(path: Path) -> bytes:
     """The bytes of a file; raises BadInput if it cannot be read, or would never end."""
     where = paths.short(str(path))

@@ -22,6 +22,7 @@ COMMANDS = {
     "evaluate": "--config=FILE --config.FIELD=VALUE --workdir= --views=centre|ten|scales --scales=A,B,... --split= "
     "--bn=running|exact --bn_batches=N --bn_definition=mean_variance|total_variance "
     "--weights=last|best --out= --confusion= --devices=N",
+    "export": "--workdir= --weights= --arch= --preprocessing=inside|outside --out=",
     "predict": "--workdir= --weights= --arch= --top=N --json --csv --batch_size=N --sheet=",
     "benchmark.__main__": "--config=FILE --config.FIELD=VALUE --steps=N --out= --cold --[no]pytorch --[no]flax "
     "--suite= --limit=X --tiny --point= --input --profile=",

@@ -21,7 +21,7 @@ import pytest
 from hypothesis import HealthCheck, configuration, given, settings
 from hypothesis import strategies as st
 
-from resjax import checks, cli, describe, experiment, files, main, predict
+from resjax import checks, cli, describe, experiment, export, files, main, predict
 from resjax.analysis import __main__ as analysis
 from resjax.benchmark import __main__ as benchmark
 from resjax.config import default, durations, flatten, plain, restored
@@ -200,12 +200,13 @@ FLAGS = {
     "papers": ("data", "data_dir", "rows", "seeds", "budget", *OF_A_SWEEP),
     "analysis": ("workdir", "out", "step", "images", "draws", "seeds"),
     "prepare": ("source", "data_dir"),
+    "export": ("workdir", "weights", "arch", "preprocessing", "out"),
     "predict": ("workdir", "weights", "arch", "top", "json", "csv", "batch_size", "sheet"),
 }
 COMMANDS = {
     **{"main": main.main, "describe": describe.main, "benchmark": benchmark.main, "sweep": sweep.main},
     **{"papers": papers.main, "analysis": analysis.main, "prepare": lambda argv: prepare.main(argv)},
-    "predict": predict.main,
+    **{"predict": predict.main, "export": export.main},
 }
 
 
@@ -340,7 +341,7 @@ FIRST = {
     ("command", "share"),
     [
         *[("main", 0.08), ("describe", 0.04), ("benchmark", 0.03), ("sweep", 0.05), ("papers", 0.05)],
-        *[("analysis", 0.05), ("prepare", 0.05), ("predict", 0.03)],
+        *[("analysis", 0.05), ("prepare", 0.05), ("predict", 0.03), ("export", 0.02)],
     ],
 )
 def test_command_lines(folder, request, command, share):

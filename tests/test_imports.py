@@ -30,6 +30,7 @@ FLOORS = (
         "resjax.benchmark",
         "resjax.describe",
         "resjax.evaluate",
+        "resjax.export",
         "resjax.plan",
         "resjax.predict",
         "resjax.weights.__main__",

@@ -121,5 +121,5 @@ RUN: dict[str, Callable[[Spec, Layer, jax.Array, bool], jax.Array]] = {
     "subsample": subsample,
     "zero_pad": zero_pad,
     "mean": lambda spec, layer, x, train: x.astype(jnp.float32).mean((1, 2)),
-    "flatten": lambda spec, layer, x, train: x.reshape(len(x), -1),
+    "flatten": lambda spec, layer, x, train: x.reshape(x.shape[0], -1),
 }

@@ -40,7 +40,7 @@ def _forward(x: jax.Array, size: int, stride: int) -> tuple[jax.Array, tuple[jax
     pad = size // 2
     padded = jnp.pad(x, [(0, 0), (pad, pad), (pad, pad), (0, 0)], constant_values=-jnp.inf)
     rows, cols = ((n + 2 * pad - size) // stride + 1 for n in x.shape[1:3])
-    best = jnp.full((len(x), rows, cols, x.shape[3]), -jnp.inf, x.dtype)
+    best = jnp.full((x.shape[0], rows, cols, x.shape[3]), -jnp.inf, x.dtype)
     where = jnp.zeros(best.shape, jnp.uint8)
     for tap, (i, j) in enumerate(taps(size)):
         value = padded[:, i : i + (rows - 1) * stride + 1 : stride, j : j + (cols - 1) * stride + 1 : stride]
