@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import os
 
-    from resjax.predictor import Predictor
+    from resjax.predictor.predictor import Predictor
 
 __version__ = "0.2.0"
 
@@ -22,6 +22,6 @@ def load(given: "str | os.PathLike[str]", *, arch: str | None = None, weights: s
     Raises:
       BadInput: if there is no such run or file, it is damaged, or nobody says which network it is of.
     """
-    from resjax import predictor  # JAX takes seconds to import, and not everybody asks for it
+    from resjax.predictor import load  # JAX takes seconds to import, and not everybody asks for it
 
-    return predictor.load(given, arch=arch, weights=weights)
+    return load.load(given, arch=arch, weights=weights)

@@ -36,7 +36,8 @@ from resjax.data.augment.device import Normalization, normalize
 from resjax.errors import DONE, BadInput
 from resjax.member import WEIGHTS, say
 from resjax.models.resnet import ResNet
-from resjax.predictor import Predictor, named
+from resjax.predictor.load import named
+from resjax.predictor.predictor import Predictor
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 WHERE = ("inside", "outside")

@@ -32,7 +32,8 @@ from resjax import cli, files, paths
 from resjax.data.folders import HIDDEN, KINDS, SUFFIXES
 from resjax.errors import DONE, FAILED, BadInput
 from resjax.member import QUIET, WEIGHTS, say
-from resjax.predictor import Answer, Class, named
+from resjax.predictor.load import named
+from resjax.predictor.predictor import Answer, Class
 
 Line = Callable[[str, list[Class]], None]
 STDIN = "-"

@@ -1,6 +1,7 @@
 """`resjax.load` and `python -m resjax.predict`: what they say of images, and which images they cannot take."""
 
 import csv
+import dataclasses
 import io
 import json
 from types import SimpleNamespace
@@ -11,12 +12,13 @@ import pytest
 from PIL import Image
 
 import resjax
-from resjax import predict, predictor
+from resjax import predict
 from resjax.config import default
 from resjax.data.preprocess import Preprocessing
 from resjax.errors import BadInput
 from resjax.models.resnet import ResNet, init_variables
 from resjax.models.spec import Spec
+from resjax.predictor import load
 from resjax.train.adopt import adopt
 from tests.weights.conftest import FIXTURES
 
@@ -109,6 +111,28 @@ def test_grey_photos_and_colour_photos_fit_either_network(model, digits):
     assert best == (int(logits.argmax()), DIGITS[int(logits.argmax())], pytest.approx(jax.nn.softmax(logits).max()))
 
 
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_jpeg_is_decoded_as_the_run_decodes(model, tmp_path, orientation):
+    """At a smaller scale where the run's photos were, and cropped as the whole photo would be; upright."""
+    pixels = np.random.default_rng(2).integers(0, 256, (23, 32, 3), np.uint8)
+    turned = Image.Exif()
+    turned[0x0112] = orientation
+    Image.fromarray(pixels).resize((324, 229)).save(tmp_path / "a.jpg", exif=turned)
+    scaled = dataclasses.replace(model, preprocessing=dataclasses.replace(model.preprocessing, decode="scaled"))
+    with Image.open(tmp_path / "a.jpg") as image:  # the short side of 40 pixels fits into a quarter of 229
+        image.draft("RGB", (80, 57))
+        small = np.asarray(image)
+    assert small.shape == (58, 81, 3)
+    height, width = 40, round(40 * 324 / 229)  # 57; that of the smaller picture would be 56
+    small, size = (np.rot90(small, -1), (height, width)) if orientation == 6 else (small, (width, height))
+    resized = np.asarray(Image.fromarray(small).resize(size, Image.Resampling.BICUBIC))
+    top, left = (resized.shape[0] - 35) // 2, (resized.shape[1] - 35) // 2
+    expected = resized[top : top + 35, left : left + 35].astype(int)
+    found = [one.view(tmp_path / "a.jpg").astype(int) for one in (scaled, model)]
+    assert np.abs(found[0] - expected).max() <= 3  # decoders round in their own ways
+    assert 0 < np.abs(found[1] - expected).mean() < 12
+
+
 @pytest.mark.parametrize(
     ("images", "message"),
     [
@@ -152,7 +176,7 @@ def test_a_file_that_says_nothing_is_taken_as_torchvisions(monkeypatch):
     spec = Spec(
         **{"stem": "conv7", "shortcut": "B", "units": (1, 2), "widths": (4, 6), "stem_width": 4}, num_classes=0
     )
-    monkeypatch.setattr(predictor, "imagenet", {"v1-18": spec}.get)
+    monkeypatch.setattr(load, "imagenet", {"v1-18": spec}.get)
     found = resjax.load(FIXTURES / "torchvision.pth", arch="v1-18")
     assert (found.preprocessing.size, found.side, found.spec.num_classes) == (224, 224, 5)
     assert "the file does not say its preprocessing: torchvision's is taken" in found.notes

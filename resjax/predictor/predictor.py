@@ -9,34 +9,21 @@ import dataclasses
 import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
-from resjax import files, paths
-from resjax.config import network, restored
-from resjax.data import jpeg, photo
 from resjax.data.augment.device import Normalization, normalize
-from resjax.data.loader import open_dataset
 from resjax.data.preprocess import Preprocessing
-from resjax.errors import BadInput, unknown
+from resjax.errors import BadInput
 from resjax.evaluation import views
-from resjax.member import WEIGHTS, find
-from resjax.models import scan
-from resjax.models.published import imagenet
 from resjax.models.resnet import ResNet
 from resjax.models.spec import Spec
-from resjax.train.checkpoint import Checkpoints
-from resjax.weights import hub, preprocessing, source
-
-# A file, pixels uint8 [H, W], [H, W, 1] or [H, W, 3], or an image of Pillow.
-Picture = str | os.PathLike[str] | np.ndarray | Image.Image
+from resjax.predictor import pictures
+from resjax.predictor.pictures import Picture
 
 
 class Class(NamedTuple):
@@ -107,7 +94,7 @@ class Predictor:
 
     def answers(self, images: Sequence[Picture], top: int = 5, batch_size: int = 32) -> Iterator[Answer]:
         """What is found of each image, in order; one that cannot be read keeps no other back."""
-        check_list(images)
+        pictures.check_list(images)
         for found, logits, _ in self._batches(images, batch_size):
             rows = iter(softmax(logits))
             for view in found:
@@ -130,53 +117,19 @@ class Predictor:
         Raises:
           BadInput: for an image that cannot be read or is not of the size that the network takes.
         """
-        where = paths.short(os.fspath(image)) if isinstance(image, str | os.PathLike) else "an image"
-        pixels, shape = self._pixels(image, where)
+        least = self.preprocessing.resized if self.preprocessing.decode == "scaled" else None
+        pixels, shape = pictures.pixels(image, self.preprocessing.channels, least)
         height, width = pixels.shape[:2]
         if not self.preprocessing.size and (height, width) != (self.side, self.side):
             raise BadInput(
-                f"{where} has {height} x {width} pixels, and this network takes images of "
+                f"{pictures.named(image)} has {height} x {width} pixels, and this network takes images of "
                 f"{self.side} x {self.side} as they are stored: resize it to that"
             )
         return self.preprocessing.view([pixels], [shape])[0]
 
-    def _pixels(self, image: Picture, where: str) -> tuple[np.ndarray, jpeg.Shape]:
-        """uint8 [H, W, C], and the shape of the photo, of whose pixels a JPEG may have been decoded to fewer."""
-        whole: jpeg.Shape | None = None
-
-        def least(shape: jpeg.Shape) -> jpeg.Shape:
-            nonlocal whole
-            whole = shape
-            return self.preprocessing.resized(shape)
-
-        if isinstance(image, np.ndarray):
-            pixels = image[..., None] if image.ndim == 2 else image
-            if image.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[-1] not in (1, 3) or not image.size:
-                raise BadInput(
-                    f"an image is {image.dtype} {list(image.shape)}: must be uint8 [H, W], [H, W, 1] or [H, W, 3]"
-                )
-        else:
-            try:
-                if isinstance(image, Image.Image):
-                    pixels = photo.upright(image)
-                else:
-                    scaled = self.preprocessing.decode == "scaled"
-                    pixels = photo.decode(content(Path(image)), least if scaled else None)
-            except BadInput:
-                raise
-            except UnidentifiedImageError as error:
-                raise BadInput(f"{where} is not a picture") from error
-            except Exception as error:  # the decoders raise whatever they please
-                raise BadInput(f"{where} cannot be read: {paths.one_line(error)[:100]}") from error
-        if pixels.shape[-1] > self.preprocessing.channels:
-            pixels = np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
-        elif pixels.shape[-1] < self.preprocessing.channels:
-            pixels = np.repeat(pixels, 3, axis=-1)
-        return pixels, whole or pixels.shape[:2]
-
     def _of(self, images: Sequence[Picture] | np.ndarray, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
         """Logits float32 [N, K] and features float32 [N, C] of images that must all be sound."""
-        check_list(images)
+        pictures.check_list(images)
         logits, features = [], []
         for found, of_batch, taken in self._batches(images, batch_size):
             for view in found:
@@ -244,96 +197,6 @@ class Predictor:
             return logits, taken[0].astype(jnp.float32)
 
         return jax.jit(run)
-
-
-def load(given: str | os.PathLike[str], *, arch: str | None = None, weights: str = "last") -> Predictor:
-    """A finished network, with the preprocessing that it was trained with.
-
-    Args:
-      given: the workdir of a run, a file or folder of weights that `python -m resjax.weights` reads, or
-        hf://OWNER/NAME[@REVISION].
-      arch: the network, a name of configs/imagenet.py; needed for files that do not say it.
-      weights: of a run: last, best (by validation) or ema (the latest moving average).
-
-    Raises:
-      BadInput: if there is no such run or file, it is damaged, or nobody says which network it is of.
-    """
-    name = os.fspath(given)
-    path = hub.fetched(name) if name.startswith(hub.SIGN) else Path(name)
-    if weights not in WEIGHTS:
-        raise BadInput(unknown("weights", weights, WEIGHTS))
-    if source.is_weights(path) or not (path / "checkpoints").is_dir():
-        if weights != "last":
-            raise BadInput(f"weights={weights!r} is for runs, and {path} is none: leave it out")
-        return of_file(path, arch)
-    if arch:
-        raise BadInput(f"arch={arch!r} is for files of weights, and {path} is a run: leave it out")
-    return of_run(path, weights)
-
-
-def of_run(workdir: Path, which: str) -> Predictor:
-    """That of a run's workdir; reads no data, unless the run is of 0.1.0."""
-    path = workdir / "config.json"
-    config = restored(files.read_json(path), path)
-    with closing(Checkpoints(workdir)) as checkpoints:
-        step = find(checkpoints, workdir, which)
-        meta = checkpoints.meta(step)
-        variables = scan.unroll(checkpoints.weights(step, which == "ema"))
-    saved = meta.get("preprocessing")
-    own = Preprocessing.from_json(saved) if saved else open_dataset(**config.data).preprocessing
-    spec = dataclasses.replace(network(config), scan=False)
-    spec.check_complete()
-    return Predictor(spec, jax.device_put(variables), own)
-
-
-def of_file(path: Path, arch: str | None) -> Predictor:
-    """That of a file or folder of weights."""
-    found = source.open(path)
-    notes, own = found.notes, found.preprocessing
-    if own is None:
-        own = preprocessing.torchvision()
-        notes += ("the file does not say its preprocessing: torchvision's is taken",)
-    spec = found.network(imagenet(arch) if arch else None)
-    spec = dataclasses.replace(spec, scan=False, input_size=own.size or spec.input_size)
-    if own.channels != spec.input_channels:
-        raise BadInput(
-            f"{path} takes images of {spec.input_channels} channels and does not say their preprocessing: make a "
-            "run of it, by python -m resjax.weights import with --mean and --std"
-        )
-    return Predictor(spec, jax.device_put(found.variables(spec)), own, notes)
-
-
-def named(workdir: str | None, weights: str | None, arch: str | None) -> Predictor:
-    """That of a command's --workdir, --weights and --arch; raises BadInput as `load`, naming the flag."""
-    if workdir:
-        if not (Path(workdir) / "config.json").is_file():
-            raise BadInput(f"--workdir={workdir} holds no run; train one there first")
-        if arch:
-            raise BadInput(f"--arch={arch} is for a file of weights: leave it out, the run knows its network")
-        if weights and weights not in WEIGHTS:
-            raise BadInput(f"--weights={weights} beside --workdir must be {', '.join(WEIGHTS)}: or leave one out")
-        return of_run(Path(workdir), weights or "last")
-    if not weights:
-        raise BadInput("--workdir is missing: give the folder of a run, or weights by --weights=FILE")
-    paths.check("--weights", weights)
-    return load(weights, arch=arch)
-
-
-def content(path: Path) -> bytes:
-    """The bytes of a file; raises BadInput if it cannot be read, or would never end."""
-    where = paths.short(str(path))
-    try:
-        if not path.is_file():
-            raise BadInput(f"{where}: {'is no file' if path.exists() else 'there is no such file'}")
-        return path.read_bytes()
-    except OSError as error:
-        raise BadInput(f"{where} cannot be read: {error.strerror}") from error
-
-
-def check_list(images: Any) -> None:
-    """Raises BadInput for one image where a sequence of them is meant."""
-    if isinstance(images, str | os.PathLike | Image.Image) or (isinstance(images, np.ndarray) and images.ndim < 4):
-        raise BadInput("images is one image: give a list of images, or an array [N, H, W, C]")
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
