@@ -21,8 +21,20 @@ from resjax.train import log
 
 TAKES: tuple[str, ...] = ()  # of Options: records are read, no weights
 
-STYLES = {"train": ("--", 1.0), "train_clean": ("-.", 1.0), "validation": (":", 1.4), "test": ("-", 1.8)}
-NAMES = {"train": "training", "train_clean": "clean training", "validation": "validation", "test": "test"}
+STYLES: dict[str, tuple[Any, float]] = {
+    "train": ("--", 1.0),
+    "train_clean": ("-.", 1.0),
+    "validation": (":", 1.4),
+    "test": ("-", 1.8),
+    "test_ema": ((0, (4, 1, 1, 1)), 1.8),
+}
+NAMES = {
+    "train": "training",
+    "train_clean": "clean training",
+    "validation": "validation",
+    "test": "test",
+    "test_ema": "test of averaged weights",
+}
 RECORDED = {"error": "accuracy", "loss": "loss"}  # what a curve shows -> the record's field
 MOVED = "are means since the previous evaluation, while the weights moved"
 

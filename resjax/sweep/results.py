@@ -15,7 +15,9 @@ from resjax.sweep.plan import Run
 # What a run may have measured, by its name in a summary, as a column's head.
 ERRORS = {
     "validation": "validation error",
+    "validation_ema": "validation error of averaged weights",
     "test": "test error",
+    "test_ema": "test error of averaged weights",
     "train_clean": "clean training error",
     "train": "training error",
 }
