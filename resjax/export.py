@@ -61,7 +61,10 @@ def main(argv: list[str]) -> int:
     for note in model.notes:
         say(f"note      {note}")
     inside = values.preprocessing == WHERE[0]
-    content = exported(model, inside).serialize()
+    try:
+        content = exported(model, inside).serialize()
+    except ImportError as error:  # an environment that is older than this command
+        raise BadInput(f"--out={out} is written with flatbuffers: pip install flatbuffers") from error
     try:
         files.replace(out, bytes(content))
         files.write_json(beside, described(model, inside))

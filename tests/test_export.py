@@ -85,6 +85,18 @@ def test_one_program_is_for_all_platforms(model):
     assert "tensor<?x35x35x3xui8>" in text
 
 
+def test_what_is_missing_is_named(call, monkeypatch, tmp_path):
+    def serialize(exported):
+        raise ImportError("Please install 'flatbuffers'")  # as JAX does
+
+    monkeypatch.setattr(jax.export.Exported, "serialize", serialize)
+    code, _, err = call(f"--weights={HF}", f"--out={tmp_path}/new", command=export.main)
+    assert (code, err.splitlines()[-1]) == (
+        2,
+        f"error: --out={tmp_path}/new is written with flatbuffers: pip install flatbuffers",
+    )
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
