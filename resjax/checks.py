@@ -24,6 +24,7 @@ CHOICES = {
     "schedule.warmup": ("none", "constant", "linear"),
     "data.placement": PLACEMENTS,
 }
+WORDS = ("optimizer.freeze",)  # the tuples of words; all others are of numbers
 MOST_STEPS_PER_CALL = 1000
 
 
@@ -83,7 +84,10 @@ def check_values(config: ConfigDict) -> None:
         epochs = field.endswith("_epochs")  # the only tuples with fractions are of epochs
         several = isinstance(value, tuple | list)
         items = value if several else (value,)
-        if several and not all(type(item) is int or (epochs and type(item) is float) for item in items):
+        if field in WORDS:
+            if not all(isinstance(item, str) for item in items):
+                raise BadInput(f"{field}={value}: must be words")
+        elif several and not all(type(item) is int or (epochs and type(item) is float) for item in items):
             raise BadInput(f"{field}={value}: must be {'numbers' if epochs else 'whole numbers'}")
         for item in items:
             if isinstance(item, str):
@@ -135,6 +139,7 @@ def validate(config: ConfigDict, devices: int) -> Spec:
         "ema.every_steps": config.ema.every_steps,
         "optimizer.accumulate": o.accumulate,
         "optimizer.learning_rate": o.learning_rate,
+        "optimizer.head_multiplier": o.head_multiplier,
         "schedule.drop_factor": config.schedule.drop_factor,
         "schedule.warmup_rate": config.schedule.warmup_rate,
     }
@@ -158,6 +163,15 @@ def validate(config: ConfigDict, devices: int) -> Spec:
     for field, value in shares.items():
         if not 0 <= value < 1:
             raise BadInput(f"{field}={value}: must lie in [0, 1)")
+    if not 0 < o.layer_decay <= 1:
+        raise BadInput(f"optimizer.layer_decay={o.layer_decay}: must lie in (0, 1]")
+    for i, part in enumerate(o.freeze):
+        wanted = spec.parts[i] if i < len(spec.parts) else "nothing more"
+        if part != wanted:
+            raise BadInput(
+                f"optimizer.freeze: {paths.short(part)} stands where {wanted} belongs: name the parts from the "
+                f"input on, at most stem to {spec.parts[-1]}"
+            )
     for field, value, switch, needed in (
         ("loss.threshold", config.loss.threshold, "loss.name", "binary"),
         ("schedule.final_rate", config.schedule.final_rate, "schedule.name", "cosine"),

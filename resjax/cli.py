@@ -197,7 +197,7 @@ def override(config: ConfigDict, assignments: list[str]) -> None:
         if text == "None" and empty[field] is None:
             node[name] = None
         else:
-            convert, meaning = TYPES[node.get_type(name)]
+            convert, meaning = WORDS if field in checks.WORDS else TYPES[node.get_type(name)]
             try:
                 node[name] = convert(text)
             except ValueError as error:
@@ -221,8 +221,8 @@ def _joined(argv: list[str]) -> list[str]:
     return joined
 
 
-def _numbers(text: str) -> tuple[Any, ...]:
-    """`(1, 2)`, `[1, 2]`, `1,2`, `1` or `()` -> a tuple of numbers."""
+def _items(text: str) -> list[str]:
+    """`(a, b)`, `[a, b]`, `a,b`, `a` or `()` -> the texts between the commas."""
     inner = text.strip()
     if not inner:
         raise ValueError(text)
@@ -231,7 +231,15 @@ def _numbers(text: str) -> tuple[Any, ...]:
     items = [item.strip() for item in inner.split(",")]
     if not items[-1]:  # `()`, or the comma that ends `(1,)`
         items.pop()
-    return tuple(int(item) if re.fullmatch(r"[+-]?\d+", item) else float(item) for item in items)
+    return items
+
+
+def _numbers(text: str) -> tuple[Any, ...]:
+    return tuple(int(item) if re.fullmatch(r"[+-]?\d+", item) else float(item) for item in _items(text))
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(item.strip("'\"") for item in _items(text))
 
 
 TYPES: dict[type, tuple[Callable[[str], Any], str]] = {
@@ -241,6 +249,7 @@ TYPES: dict[type, tuple[Callable[[str], Any], str]] = {
     str: (str, "text"),
     tuple: (_numbers, "numbers, such as 1,2 or ()"),
 }
+WORDS = (_words, "words, such as stem,stage1 or ()")
 
 
 # Flags of every command that are paths, or a folder's name; commas separate those of a list.

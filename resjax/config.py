@@ -81,6 +81,9 @@ def default(model: Spec | None = None) -> ConfigDict:
     c.optimizer.clip_norm = 0.0  # global norm of the gradient; 0: off
     c.optimizer.accumulate = 1  # microbatches per step; BN normalises each by itself
     c.optimizer.label_smoothing = 0.0
+    c.optimizer.freeze = ()  # parts that stay as they are, from the input on: stem | stem,stage1 | ...
+    c.optimizer.head_multiplier = 1.0  # of the rate, for the head
+    c.optimizer.layer_decay = 1.0  # of the rate, for each unit further from the head; 1: off
 
     c.loss = ConfigDict()
     c.loss.name = "softmax"  # softmax | binary: a yes or no for each class

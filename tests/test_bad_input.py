@@ -64,6 +64,17 @@ def refused(code, out, err, *parts):
         ),
         ([DIGITS, "--config.optimizer.momentum=1"], ["optimizer.momentum=1.0: must lie in [0, 1)"]),
         ([DIGITS, "--config.optimizer.weight_decay=-1"], ["optimizer.weight_decay=-1.0: must not be negative"]),
+        (
+            [DIGITS, "--config.optimizer.freeze=stage1"],
+            ["optimizer.freeze: 'stage1' stands where stem belongs", "from the input on, at most stem to stage3"],
+        ),
+        (
+            [DIGITS, "--config.optimizer.freeze=stem,stage1,stage2,stage3,head"],
+            ["optimizer.freeze: 'head' stands where nothing more belongs"],
+        ),
+        ([DIGITS, "--config.optimizer.layer_decay=0"], ["optimizer.layer_decay=0.0: must lie in (0, 1]"]),
+        ([DIGITS, "--config.optimizer.layer_decay=1.1"], ["optimizer.layer_decay=1.1: must lie in (0, 1]"]),
+        ([DIGITS, "--config.optimizer.head_multiplier=0"], ["optimizer.head_multiplier=0.0: must be positive"]),
         ([DIGITS, "--config.loss.name=binry"], ["loss.name='binry'", "did you mean binary?"]),
         ([DIGITS, "--config.loss.threshold=0.2"], ["loss.threshold=0.2 is for loss.name=binary, not softmax"]),
         ([DIGITS, "--config.loss.threshold=1"], ["loss.threshold=1.0: must lie in [0, 1)"]),

@@ -143,6 +143,7 @@ WHOLE = st.integers(-1, 300) | st.sampled_from([0, 0, 1, 1, 2, 4, 8, 16, 32, 64,
 REAL = st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0, 2.0, 1e-4, 1e-5, 100.0]) | st.floats(0, 2)
 EXTREME = st.sampled_from([1e-30, 1e-46, 5e-324, 1e30, 1e39, 1e300, -1.0, -0.0, 1e11]) | st.floats()
 TUPLE = st.lists(WHOLE | st.integers(1, 4) | st.sampled_from([8, 16, 32, 64]), min_size=1, max_size=4)
+PARTS = st.lists(st.sampled_from(["stem", "stage1", "stage2", "head"]), max_size=3)
 WORD_OF = {  # of the fields that take one of several words
     **{f"model.{name}": tuple(choices) for name, choices in SPEC_CHOICES.items()},
     **checks.CHOICES,
@@ -166,7 +167,7 @@ def typed(field):
         bool: st.booleans(),
         int: WHOLE | WHOLE | LARGE,
         float: REAL | REAL | EXTREME,
-        list: TUPLE | TUPLE | st.lists(LARGE, max_size=4),
+        list: PARTS if field in checks.WORDS else TUPLE | TUPLE | st.lists(LARGE, max_size=4),
         str: st.sampled_from(WORD_OF.get(field, SPLITS if field.endswith("_split") else ("run", "", "folder"))),
     }[kind]
 

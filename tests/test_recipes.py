@@ -102,6 +102,9 @@ COMMON = {
     "optimizer.clip_norm": 0.0,
     "optimizer.accumulate": 1,
     "optimizer.label_smoothing": 0.0,
+    "optimizer.freeze": [],
+    "optimizer.head_multiplier": 1.0,
+    "optimizer.layer_decay": 1.0,
     "schedule.name": "piecewise",
     "schedule.drop_steps": [],
     "schedule.drop_epochs": [],
@@ -166,6 +169,22 @@ RSB = {
     "mix.group": 256,
     "schedule.final_rate": 0.000001,
     "schedule.warmup_rate": 0.0001,
+}
+# Our own, for photos and weights that saw more of them.
+FINETUNE = {
+    **COSINE,
+    "batch_size": 32,
+    "total_epochs": 20.0,
+    "log_every_steps": 20,
+    "data.name": "folder",
+    "model.stem": "conv7",
+    "model.stem_width": 64,
+    "model.shortcut": "B",
+    "optimizer.nesterov": True,
+    "optimizer.decay_mask": "kernels",
+    "optimizer.label_smoothing": 0.1,
+    "schedule.warmup_rate": 0.0001,
+    "schedule.warmup_epochs": 1.0,
 }
 
 RECIPES = {
@@ -307,6 +326,23 @@ RECIPES = {
         "mix.mixup": 0.2,
         "schedule.warmup_epochs": 4.0,
     },
+    # Our own; v1 Table 1, ResNet-18.
+    "finetune.py:v1-18": {
+        **FINETUNE,
+        "name": "finetune-v1-18",
+        "model.units": [2, 2, 2, 2],
+        "model.widths": [64, 128, 256, 512],
+        "optimizer.learning_rate": 0.005,
+        "optimizer.head_multiplier": 10.0,
+    },
+    "finetune.py:v1.5-50,probe": {
+        **R50,
+        **FINETUNE,
+        "name": "finetune-v1.5-50-probe",
+        "model.dtype": "float32",
+        "optimizer.learning_rate": 0.05,
+        "optimizer.freeze": ["stem", "stage1", "stage2", "stage3", "stage4"],
+    },
     "dense.py": {
         "name": "dense-v1-21",
         "data.name": "digits",
@@ -423,6 +459,7 @@ def test_a_recipe_with_another_network(spec, units):
         "imagenet_torchvision.py:v3": "recipe='v3' is unknown",
         "imagenette.py:128,10": "configs/imagenette.py:128,10: give SIZE,EPOCHS, such as 128,20",
         "imagenette.py:224,5": "configs/imagenette.py:224,5: give SIZE,EPOCHS",
+        "finetune.py:v1-18,prob": "configs/finetune.py:v1-18,prob: give NETWORK or NETWORK,probe",
     }.items(),
 )
 def test_a_recipe_that_there_is_not(spec, says):

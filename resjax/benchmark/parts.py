@@ -20,7 +20,7 @@ def parts(run: Experiment, batch: Batch) -> dict[str, Callable[[], object]]:
     """
     if run.config.optimizer.accumulate > 1:
         return {}
-    loss = make_loss(ResNet(run.spec), Loss.of(run.config))
+    loss = make_loss(ResNet(run.spec, tuple(run.config.optimizer.freeze)), Loss.of(run.config))
     state = run.program.init(np.uint32(run.config.seed))
     arguments = state.params, state.batch_stats, batch, jax.random.key(run.config.seed)
     forward, gradient = jax.jit(loss), jax.jit(jax.value_and_grad(loss, has_aux=True))

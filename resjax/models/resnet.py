@@ -44,9 +44,13 @@ class ResNet(nn.Module):
 
     Names in the parameter tree are stable: `stem/conv1`, `stage1/unit0/{conv1,norm1,shortcut,gate,excitation}`,
     `norm`, `head`. Dropout and stochastic depth draw from the rng stream `dropout`.
+
+    Attributes:
+      frozen: the first of `spec.parts`, which do in training what they do in evaluation, and pass no gradient on.
     """
 
     spec: Spec
+    frozen: tuple[str, ...] = ()
 
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """[N, H, W, C] float images -> [N, K] float32 logits. `train` uses and updates batch statistics."""
@@ -67,10 +71,14 @@ class ResNet(nn.Module):
     def _forward(self, x: jax.Array, train: bool, head: bool) -> tuple[dict[str, jax.Array], Any]:
         """The maps, and the logits where the head is run: one method holds all modules."""
         spec, maps = self.spec, {}
-        x = Part(spec, layout.stem(spec), name="stem")(x.astype(spec.dtype), train)
+        trains = dict.fromkeys(spec.parts, train) | dict.fromkeys(self.frozen, False)
+        x = Part(spec, layout.stem(spec), name="stem")(x.astype(spec.dtype), trains["stem"])
+        x = jax.lax.stop_gradient(x) if "stem" in self.frozen else x
         shapes = list(spec.unit_shapes())
         for stage, name in enumerate(layout.features(spec), 1):
-            x = Stage(spec, tuple(s for s in shapes if s.stage == stage), name=f"stage{stage}")(x, train)
+            part = f"stage{stage}"
+            x = Stage(spec, tuple(s for s in shapes if s.stage == stage), name=part)(x, trains[part])
+            x = jax.lax.stop_gradient(x) if part in self.frozen else x
             maps[name] = x
         return maps, run(spec, layout.head(spec), x, train) if head else None
 

@@ -392,6 +392,11 @@ class Spec:
         return self.squeeze or UNITS[self.unit].squeeze
 
     @property
+    def parts(self) -> tuple[str, ...]:
+        """What comes before the head, from input to output: `stem`, `stage1`, `stage2` and so on."""
+        return ("stem", *(f"stage{i}" for i in range(1, len(self.units) + 1)))
+
+    @property
     def depth(self) -> int:
         """Weighted layers as the papers count them: stem, branches and classifier, no shortcuts or gates."""
         return len(STEMS[self.stem].layers) + sum(self.units) * len(UNITS[self.unit].kernels) + 1

@@ -14,6 +14,7 @@ from resjax.data.preprocess import Preprocessing
 from resjax.errors import BadInput
 from resjax.train import ema
 from resjax.train.checkpoint import Checkpoints
+from resjax.train.freeze import split
 from resjax.train.optim import learning_rate, optimizer
 from resjax.train.progress import Progress
 from resjax.train.step import TrainState
@@ -40,7 +41,8 @@ def adopt(
     params, batch_stats = (jax.device_put(variables[part]) for part in ("params", "batch_stats"))
     tx = optimizer(config, learning_rate(config, durations(config, config.batch_size)))
     average = ema.start(params, batch_stats) if config.ema.decay else None
-    state = TrainState(jnp.zeros((), jnp.int32), params, batch_stats, tx.init(params), average)
+    trained, _ = split(params, tuple(config.optimizer.freeze))
+    state = TrainState(jnp.zeros((), jnp.int32), params, batch_stats, tx.init(trained), average)
     meta = {
         "config": plain(config),
         "preprocessing": own.json(),

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
@@ -71,7 +72,38 @@ def optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTra
         if o.weight_decay:
             steps.append(optax.masked(trust(), mask) if mask else trust())
     clip = [optax.clip_by_global_norm(o.clip_norm)] if o.clip_norm else []
-    return optax.chain(*clip, *steps, optax.scale_by_learning_rate(schedule))
+    steps.append(optax.scale_by_learning_rate(schedule))
+    if o.head_multiplier != 1 or o.layer_decay != 1:
+        steps.append(multipliers(o.head_multiplier, o.layer_decay, tuple(config.model.units)))
+    return optax.chain(*clip, *steps)
+
+
+def multipliers(head: float, decay: float, units: tuple[int, ...]) -> optax.GradientTransformation:
+    """Updates times decay^(L + 1 - l), and those of the classifier times `head` as well.
+
+    l is 0 in the stem, 1 to L in the units from input to output, L + 1 in the head and in the BN before it. That is
+    how BEiT (arXiv 2106.08254) counts the blocks of a transformer, and timm's `param_groups_layer_decay` those of a
+    ResNet. As there it is the rate that is multiplied: decoupled decay too, while moments are what they were.
+
+    Args:
+      units: of the network, by stage.
+    """
+
+    def scaled(path: Any, u: jax.Array) -> jax.Array:
+        part, *rest = (key.key for key in path)
+        layer: Any = sum(units) + 1
+        if part == "stem":
+            layer = 0
+        elif part.startswith("stage"):
+            before = sum(units[: int(part.removeprefix("stage")) - 1])
+            if rest[0] == "units":  # a scanned stage's, all but the first: stacked along the leading axis
+                layer = before + 2 + np.arange(len(u)).reshape(-1, *[1] * (u.ndim - 1))
+            else:
+                layer = before + 1 + int(rest[0].removeprefix("unit"))
+        factor = np.asarray(decay ** (sum(units) + 1.0 - layer) * (head if part == "head" else 1))
+        return u * factor.astype(u.dtype)
+
+    return optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(scaled, updates))
 
 
 def trust() -> optax.GradientTransformation:

@@ -121,8 +121,8 @@ def build(
         spec = dataclasses.replace(spec, convolution="products")  # XLA's own are slow there
     mesh = make_mesh(config, devices)
     rate = learning_rate(config, durations)
-    model, tx = ResNet(spec), optimizer(config, rate)
-    init = partial(init_state, spec, tx, averaged=bool(config.ema.decay))
+    model, tx = ResNet(spec, tuple(o.freeze)), optimizer(config, rate)
+    init = partial(init_state, spec, tx, averaged=bool(config.ema.decay), frozen=model.frozen)
     shapes = jax.eval_shape(init, np.uint32(0))
     over_state, images, all_ = (
         sharding.state_shardings(mesh, shapes),

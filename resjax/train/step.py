@@ -13,6 +13,7 @@ from resjax.models.resnet import ResNet, init_variables
 from resjax.models.spec import Spec
 from resjax.train import ema
 from resjax.train.ema import Ema
+from resjax.train.freeze import split
 from resjax.train.loss import SOFTMAX, Loss
 from resjax.train.mix import Mix
 
@@ -37,12 +38,20 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 def init_state(
-    spec: Spec, tx: optax.GradientTransformation, seed: int | jax.Array, averaged: bool = False
+    spec: Spec,
+    tx: optax.GradientTransformation,
+    seed: int | jax.Array,
+    averaged: bool = False,
+    frozen: tuple[str, ...] = (),
 ) -> TrainState:
-    """The state that training starts from, with a moving average of the weights if they are `averaged`."""
+    """The state that training starts from, with a moving average of the weights if they are `averaged`.
+
+    The optimizer's state leaves out the parameters of `frozen` parts.
+    """
     variables = init_variables(spec, seed)
     average = ema.start(**variables) if averaged else None
-    return TrainState(jnp.zeros((), jnp.int32), **variables, opt_state=tx.init(variables["params"]), ema=average)
+    trained, _ = split(variables["params"], frozen)
+    return TrainState(jnp.zeros((), jnp.int32), **variables, opt_state=tx.init(trained), ema=average)
 
 
 def make_loss(model: ResNet, loss: Loss) -> Callable[[Any, Any, Batch, jax.Array], tuple[jax.Array, Any]]:
@@ -76,6 +85,8 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
     """The training step of one network and one optimizer; reports the learning rate of `rate`, `tx`'s schedule.
 
+    It leaves parameters, statistics and averages of `model.frozen` as they are, bit for bit.
+
     Args:
       accumulate: microbatches that a batch is taken in.
       mix: images with each other, before the batch is cut; None: nothing is mixed.
@@ -92,17 +103,22 @@ def make_train_step(
 
         Returns:
           The next state, and what the step found: the batch's means `loss`, `accuracy` and `accuracy_top5`, the
-          `sums` that they come from, `learning_rate`, the `gradient_norm` before clipping, and the `weight_norm`
-          after the step (L2, over all parameters).
+          `sums` that they come from, `learning_rate`, the `gradient_norm` before clipping (L2, over the trained
+          parameters), and the `weight_norm` after the step (over all).
         """
         rng = jax.random.fold_in(jax.random.key(seed), state.step)
         if mix:
             batch = mix(batch, model.spec.num_classes, rng)
 
+        trained, held = split(state.params, model.frozen)
+
+        def own_loss(trained: Any, *rest: Any) -> tuple[jax.Array, Any]:
+            return loss_fn(trained | held, *rest)
+
         def microstep(batch_stats: Any, micro: tuple[Batch, jax.Array]) -> tuple[Any, tuple[Any, Metrics]]:
             part, index = micro
-            grads, (batch_stats, found) = jax.grad(loss_fn, has_aux=True)(
-                state.params, batch_stats, part, jax.random.fold_in(rng, index)
+            grads, (batch_stats, found) = jax.grad(own_loss, has_aux=True)(
+                trained, batch_stats, part, jax.random.fold_in(rng, index)
             )
             return batch_stats, (grads, found)
 
@@ -115,8 +131,8 @@ def make_train_step(
             grads = jax.tree.map(lambda g: g.mean(0), stacked[0])
             found = jax.tree.map(lambda m: m.sum(0), stacked[1])
 
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        updates, opt_state = tx.update(grads, state.opt_state, trained)
+        params = optax.apply_updates(trained, updates) | held
         metrics = means(found) | {
             "sums": found,
             "learning_rate": jnp.asarray(rate(state.step), jnp.float32),
@@ -125,7 +141,9 @@ def make_train_step(
         }
         averages = state.ema
         if average:
-            averages = average(averages, {"params": params, "batch_stats": batch_stats}, state.step)
+            new = average(averages, {"params": params, "batch_stats": batch_stats}, state.step)
+            # A mean of equal numbers may differ from them by a rounding.
+            averages = {name: tree | split(averages[name], model.frozen)[1] for name, tree in new.items()}
         return TrainState(state.step + 1, params, batch_stats, opt_state, averages), metrics
 
     return train_step

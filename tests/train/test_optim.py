@@ -268,3 +268,48 @@ def test_durations_is_all_that_a_schedule_needs():
     plan = Durations(64_000, (32_000, 48_000), 400, 1, 1, 1, 1.0)
     traced = jax.vmap(learning_rate(config, plan))(jnp.array(PAPER))
     np.testing.assert_allclose(traced, [0.01, 0.01, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001], rtol=1e-6)
+
+
+UNITS, BELOW = (2, 3), 0.75
+# BEiT's and timm's: a layer's rate times decay^(layers above it); stem 0, units 1 to 5, head 6.
+FACTORS = {"stem": BELOW**6, "norm": 1.0, "head": 10.0} | {
+    f"stage{stage}": {f"unit{i}": BELOW**power for i, power in enumerate(powers)}
+    for stage, powers in {1: (5, 4), 2: (3, 2, 1)}.items()
+}
+
+
+def whole_network(seed):
+    rng = np.random.default_rng(seed)
+
+    def weights(_):
+        return {"conv1": {"kernel": rng.normal(size=(3, 2)).astype("f"), "bias": rng.normal(size=2).astype("f")}}
+
+    return jax.tree.map(weights, FACTORS)
+
+
+# not lamb scanned: the norms of stacked weights are rounded otherwise
+@pytest.mark.parametrize(
+    ("name", "scanned"), [("sgd", False), ("sgd", True), ("adamw", False), ("adamw", True), ("lamb", False)]
+)
+def test_rates_by_layer(name, scanned):
+    """A multiple of the update that there would be otherwise, bit for bit: decay's part too, and moments are as
+    they were.
+    """
+    form = scan.roll if scanned else lambda tree: tree
+
+    def updates(*flags):
+        tx = optimizer(load([DIGITS[0], f"--config.optimizer.name={name}", *flags]), lambda step: 0.1)
+        state, found = tx.init(form(whole_network(0))), []
+        for seed in (1, 2):
+            update, state = tx.update(form(whole_network(seed)), state, form(whole_network(seed + 2)))
+            found.append(scan.unroll(update))
+        return found
+
+    fields = ("head_multiplier=10", f"layer_decay={BELOW}")
+    flags = ["--config.model.units=2,3", "--config.model.widths=16,32"]
+    flags += [f"--config.optimizer.{field}" for field in fields]
+    for found, usual in zip(updates(*flags), updates(), strict=True):
+        expected = jax.tree.map(
+            lambda factor, part: jax.tree.map(lambda u: u * np.float32(factor), part), FACTORS, usual
+        )
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
