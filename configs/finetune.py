@@ -4,8 +4,8 @@
 
 PHOTOS as in configs/photos.py. WEIGHTS: another run's workdir, a file of torchvision's or timm's, a folder of
 Hugging Face's (`python -m resjax.weights show WEIGHTS`). The network must be theirs: `configs/finetune.py:v1.5-50`
-is torchvision's ResNet-50; any name of configs/imagenet.py will do. For another number of classes the head starts
-fresh; for as many it goes on from theirs, which must be the same classes in the same order.
+is torchvision's ResNet-50; any name of configs/imagenet.py will do. The head starts fresh where theirs is for other
+classes: another number, or other names as far as the weights have them.
 
     --config=configs/finetune.py:v1.5-50,probe            a linear probe: only the head is trained
     --config.optimizer.freeze=stem,stage1                 these stay as they are, and cost no backward pass

@@ -184,7 +184,7 @@ def _line(axes: Any, curve: Mapping[str, Any], value: str, split: str, colour: s
     """One curve; bands around every line would hide one another."""
     style, width = STYLES[split]
     mark = "." if len(curve["step"]) == 1 else None  # a line of one point would be invisible
-    axes.plot(curve["step"], curve[value], style, color=colour, lw=width, marker=mark)
+    axes.plot(curve["step"], curve[value], ls=style, color=colour, lw=width, marker=mark)
     if band:
         mean, std = np.array(curve[value]), np.array(curve["std"])
         axes.fill_between(curve["step"], np.maximum(0, mean - std), mean + std, color=colour, alpha=0.15, lw=0)

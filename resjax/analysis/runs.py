@@ -168,7 +168,8 @@ class OpenedRun:
         # a scanned network draws other weights than the same network unrolled.
         state = self.experiment.program.init(np.uint32(self.config.seed))
         if self.config.init_from:
-            state = initialize_from(Path(self.config.init_from), state, self.experiment.spec)
+            classes = self.experiment.dataset.preprocessing.class_names
+            state = initialize_from(Path(self.config.init_from), state, self.experiment.spec, classes)
         return scan.unroll({"params": state.params, "batch_stats": state.batch_stats})
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from resjax import paths
 from resjax.data.preprocess import Preprocessing
 from resjax.errors import BadInput
 from resjax.models import scan
@@ -32,12 +33,12 @@ def check_source(workdir: Path, spec: Spec) -> None:
         raise BadInput(f"init_from={workdir} holds {difference}; use that run's model fields")
 
 
-def initialize_from(workdir: Path, state: TrainState, spec: Spec) -> TrainState:
+def initialize_from(workdir: Path, state: TrainState, spec: Spec, classes: tuple[str, ...] = ()) -> TrainState:
     """`state` with the parameters and batch statistics of another run's latest checkpoint, and nothing else of it.
 
     `workdir` may also be a file of weights, or a folder of another library (`resjax.weights.source`); they must be
-    of the network `spec`. Where the weights are for another number of classes, the head keeps its fresh start, and
-    stderr says so.
+    of the network `spec`. Where the weights are for another number of classes, or for classes of other names than
+    `classes` as far as both are known, the head keeps its fresh start, and stderr says so.
 
     Raises:
       BadInput: if there is no checkpoint, or it is damaged.
@@ -49,9 +50,14 @@ def initialize_from(workdir: Path, state: TrainState, spec: Spec) -> TrainState:
             found = scan.unroll(checkpoints.weights(_latest(checkpoints, workdir)))
     own = {part: getattr(state, part) for part in digest.WEIGHTS}
     head = own["params"]["head"]
-    if found["params"]["head"]["kernel"].shape != head["kernel"].shape:
+    theirs = _classes(workdir) if classes else ()
+    other = next((f", such as {a}, not {b}" for a, b in zip(theirs, classes, strict=False) if a != b), "")
+    if other or found["params"]["head"]["kernel"].shape != head["kernel"].shape:
         if jax.process_index() == 0:
-            print(f"init_from={workdir}: its head is for other classes; the head starts fresh", file=sys.stderr)
+            what = paths.one_line(
+                f"init_from={workdir}: its head is for other classes{other}; the head starts fresh"
+            )
+            print(what, file=sys.stderr)
         found["params"]["head"] = head
     found = scan.roll(found) if digest.is_rolled(digest.structure(own)) else found
     placed = jax.tree.map(lambda x, like: x if x is like else sharding.put(x, like.sharding), found, own)
@@ -61,16 +67,25 @@ def initialize_from(workdir: Path, state: TrainState, spec: Spec) -> TrainState:
 
 def normalizes_otherwise(workdir: Path, own: Preprocessing) -> bool:
     """Whether the weights were trained on pixels with another mean or deviation than `own`, as far as is known."""
-    if source.is_weights(workdir):
-        there = source.open(workdir).preprocessing
-    else:
-        with closing(Checkpoints(workdir)) as checkpoints:
-            saved = checkpoints.meta(_latest(checkpoints, workdir)).get("preprocessing")
-        there = Preprocessing.from_json(saved) if saved else None
+    there = _preprocessing(workdir)
     if there is None:
         return False
     same = there.mean.shape == own.mean.shape and np.allclose(there.mean, own.mean, rtol=1e-3)
     return not (same and np.allclose(there.std, own.std, rtol=1e-3))
+
+
+def _classes(workdir: Path) -> tuple[str, ...]:
+    there = _preprocessing(workdir)
+    return there.class_names if there else ()
+
+
+def _preprocessing(workdir: Path) -> Preprocessing | None:
+    """What the weights were trained with, as far as is known."""
+    if source.is_weights(workdir):
+        return source.open(workdir).preprocessing
+    with closing(Checkpoints(workdir)) as checkpoints:
+        saved = checkpoints.meta(_latest(checkpoints, workdir)).get("preprocessing")
+    return Preprocessing.from_json(saved) if saved else None
 
 
 def _latest(checkpoints: Checkpoints, workdir: Path) -> int:

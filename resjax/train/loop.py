@@ -149,7 +149,8 @@ def start(experiment: Experiment, checkpoints: Checkpoints, began: float) -> tup
         return state, Progress.from_json(meta.get("progress", meta), began)
     state = program.init(np.uint32(config.seed))
     if config.init_from:
-        state = initialize_from(Path(config.init_from), state, experiment.spec)
+        classes = experiment.dataset.preprocessing.class_names
+        state = initialize_from(Path(config.init_from), state, experiment.spec, classes)
     return state, Progress(began=began)
 
 

@@ -127,6 +127,15 @@ def test_training_losses_beside_test_errors(residual, tmp_path, drawn):
     assert "; a note; lines: means over n seeds" in " ".join(drawn[0].get_supxlabel().split())
 
 
+def test_every_split_has_its_own_line(residual, tmp_path, drawn):
+    folder = write(tmp_path / "a", residual, {10: 0.5}, {})
+    records = [{"step": 10, "split": split, "accuracy": 0.5} for split in curves.STYLES]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    curves.plot({"a": curves.measure(OpenedRun.open(folder), OPTIONS)}, tmp_path / "x.png")
+    [axes] = drawn[0].axes
+    assert len(axes.lines) == len(curves.STYLES)
+
+
 def test_a_run_without_losses_has_its_errors_drawn(residual, tmp_path, drawn):
     run = OpenedRun.open(write(tmp_path / "a", residual, {10: 0.5}, {10: 0.5}))
     curves.plot_losses({"a": curves.measure(run, OPTIONS)}, tmp_path / "x.png")

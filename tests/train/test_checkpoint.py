@@ -639,6 +639,25 @@ def test_init_from_another_number_of_classes_keeps_the_fresh_head(tiny, tmp_path
     assert digest.of(state.params["stem"]) == digest.of(seven.params["stem"]) != digest.of(fresh.params["stem"])
 
 
+@pytest.mark.parametrize(
+    ("names", "fresh_head"), {(): False, ("cat", "dog"): False, ("cat", "cow"): True, ("dog", "cat"): True}.items()
+)
+def test_init_from_weights_of_other_classes(tiny, tmp_path, capfd, names, fresh_head):
+    from resjax.train.initialize import initialize_from
+
+    one = experiment.open(load([*tiny, *SOURCE]))
+    own = dataclasses.replace(one.dataset.preprocessing, class_names=names)
+    with closing(Checkpoints(tmp_path, 1)) as checkpoints:
+        checkpoints.save(one.program.init(np.uint32(1)), {"config": {}, "preprocessing": own.json()})
+    fresh = one.program.init(np.uint32(0))
+    state = initialize_from(tmp_path, fresh, one.spec, ("cat", "dog"))
+    same = digest.of(state.params["head"]) == digest.of(one.program.init(np.uint32(0)).params["head"])
+    assert same == fresh_head
+    err = capfd.readouterr().err
+    assert ("the head starts fresh" in err) == fresh_head
+    assert ("such as cow, not dog" in err) == ("cow" in names)
+
+
 def test_init_from_in_a_run(call, tiny, source, tmp_path):
     """Bad sources are found before anything is written; a good one is trained on from step 0."""
     flags = (*tiny, *SOURCE, f"--workdir={tmp_path}/run")

@@ -18,8 +18,9 @@ from resjax.models.spec import Spec
 from resjax.train import digest
 from resjax.train.checkpoint import Checkpoints
 from resjax.train.ema import Ema
+from resjax.train.loss import SOFTMAX
 from resjax.train.optim import optimizer
-from resjax.train.step import init_state, make_train_step
+from resjax.train.step import init_state, make_loss, make_train_step
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -149,6 +150,16 @@ def test_frozen_parts_are_not_computed_backward():
     full, some, probe = (flops(frozen) for frozen in ((), FROZEN, SPEC.parts))
     assert probe < 0.45 * full
     assert probe < some < 0.9 * full
+
+
+def test_no_gradient_reaches_a_frozen_part():
+    """Whoever differentiates with respect to all parameters, as the benchmark of a step's parts does."""
+    loss = make_loss(ResNet(SPEC, FROZEN), SOFTMAX)
+    state, _ = started(SPEC, FROZEN)
+    gradient = jax.jit(jax.grad(loss, has_aux=True))
+    found, _ = gradient(state.params, state.batch_stats, batch(0), jax.random.key(0))
+    zero = {part: not any(np.any(g) for g in jax.tree.leaves(grads)) for part, grads in found.items()}
+    assert zero == {"stem": True, "stage1": True, "stage2": False, "head": False}
 
 
 def test_a_probe_trains_the_head_alone():
