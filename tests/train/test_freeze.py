@@ -16,6 +16,7 @@ from resjax.errors import BadInput
 from resjax.models.resnet import ResNet, Stage
 from resjax.models.spec import Spec
 from resjax.train import digest
+from resjax.train.adopt import adopt
 from resjax.train.checkpoint import Checkpoints
 from resjax.train.ema import Ema
 from resjax.train.loss import SOFTMAX
@@ -179,12 +180,18 @@ def test_a_probe_trains_the_head_alone():
 
 
 def test_a_checkpoint_is_restored_scanned_but_not_with_other_parts_frozen(tiny, tmp_path):
-    def program(*flags):
-        return experiment.open(load([*tiny, "--config.total_steps=4", *flags])).program
+    def opened(*flags):
+        return experiment.open(load([*tiny, "--config.total_steps=4", *flags]))
 
-    own = program("--config.optimizer.freeze=stem,stage1", "--config.ema.decay=0.9")
+    def program(*flags):
+        return opened(*flags).program
+
+    run = opened("--config.optimizer.freeze=stem,stage1", "--config.ema.decay=0.9")
+    own = run.program
     assert own.abstract.opt_state[1].trace.keys() == {"stage2", "head"}
     state = own.init(np.uint32(0))
+    weights = {"params": state.params, "batch_stats": state.batch_stats}
+    assert adopt(tmp_path / "import", run.config, weights, run.dataset.preprocessing, {}) == digest.of(state)
     with closing(Checkpoints(tmp_path, keep=1)) as checkpoints:
         checkpoints.save(state, {"config": {}})
     scanned = program("--config.optimizer.freeze=stem,stage1", "--config.ema.decay=0.9", "--config.model.scan=true")
