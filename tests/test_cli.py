@@ -7,7 +7,7 @@ import pytest
 from absl import flags
 
 from resjax import cli
-from resjax.checks import nearest_field
+from resjax.checks import WORDS, nearest_field
 from resjax.cli import load
 from resjax.config import default, flatten, plain
 from resjax.errors import BadInput
@@ -246,6 +246,8 @@ def test_none_is_for_fields_that_are_none_by_default():
             assert flatten(plain(load([DIGITS, assignment])))[field] is None
         elif isinstance(value, str):  # text like any other
             assert flatten(plain(load([DIGITS, assignment])))[field] == "None"
+        elif field in WORDS:
+            assert flatten(plain(load([DIGITS, assignment])))[field] == ["None"]
         else:
             with pytest.raises(BadInput, match="wrong type"):
                 load([DIGITS, assignment])

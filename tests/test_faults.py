@@ -65,7 +65,7 @@ def goes_on(flags, workdir, digest):
 
 FULL = {
     "at the start": (100, 4, "workdir={workdir} is not writable: "),
-    "in the logs": (2500, 100, "{workdir} could not be written (File too large)"),
+    "in the logs": (3500, 100, "{workdir} could not be written (File too large)"),
     "in a checkpoint": (5000, 4, "{workdir}/checkpoints: a checkpoint could not be saved (File too large)"),
 }
 

@@ -184,7 +184,8 @@ def _array(saved: Any) -> np.ndarray:
         numbers = saved if isinstance(saved, list) else [saved]
         if any(type(number) not in (int, float) for number in numbers):
             raise ValueError("mean or std holds something that is not a number")
-        return np.array(saved, np.float32)
+        with np.errstate(over="ignore"):  # what is too large is not finite, which is refused
+            return np.array(saved, np.float32)
     if saved.keys() != {"shape", "float32"}:
         raise ValueError("the mean image is not given as shape and float32")
     try:

@@ -268,10 +268,10 @@ def test_rows_together_are_the_batch(augment):
 def compare(parts, size):
     *pieces, (_, whole) = parts
     for key, expected in whole.items():
-        found = np.full_like(expected, -7)
+        found, filled = np.zeros_like(expected), np.zeros(size, np.int32)
         for rows, batch in pieces:
-            assert (found[rows] == -7).all()
-            found[rows] = batch[key]
+            found[rows], filled[rows] = batch[key], filled[rows] + 1
+        assert (filled == 1).all()
         assert len(expected) == size
         np.testing.assert_array_equal(found, expected)
 

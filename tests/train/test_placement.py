@@ -211,6 +211,8 @@ def test_steps_of_a_call_that_cannot_be(value):
 class Net(nn.Module):
     """A small network in float64, which `resjax.models` is not."""
 
+    frozen: tuple[str, ...] = ()
+
     @nn.compact
     def __call__(self, x, train):
         x = nn.Conv(4, (3, 3), param_dtype=jnp.float64)(x.astype(jnp.float64))
