@@ -46,15 +46,16 @@ SIZES = [(1, 1), (2, 2), (4, 4), (3, 5), (9, 8), (16, 7)]
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=str)
 @pytest.mark.parametrize("strides", [(1, 1), (2, 2), (3, 2)], ids=str)
-@pytest.mark.parametrize("how", ["auto", "products"])
-def test_against_xla_in_float64(kernel, strides, how) -> None:
+def test_against_xla_in_float64(kernel, strides) -> None:
     tried = 0
     for size, padding in itertools.product(SIZES, ["half", ((0, 0), (0, 0)), ((2, 0), (1, 3))]):
         pads = tuple((k // 2, k // 2) for k in kernel) if padding == "half" else padding
         if any(n + sum(p) < k for n, p, k in zip(size, pads, kernel, strict=True)):
             continue  # the kernel is larger than the map
         x, w = draw(3, size, 4, kernel, 5)
-        same(outcome(partial(convolve, how=how), x, w, strides, pads), outcome(xla, x, w, strides, pads))
+        expected = outcome(xla, x, w, strides, pads)
+        for how in ("auto", "products"):
+            same(outcome(partial(convolve, how=how), x, w, strides, pads), expected)
         tried += 1
     assert tried >= 6
 
