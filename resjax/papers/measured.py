@@ -24,6 +24,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from resjax import checks, cli, files, markdown
+from resjax.benchmark import pipeline
 from resjax.benchmark import report as suite
 from resjax.config import plain, restored
 from resjax.drill import report
@@ -76,6 +77,7 @@ def main(argv: list[str]) -> None:
     files.replace(RESULTS / "README.md", HEAD + section(RESULTS))
     text = fill(readme.read_text(), summary(RESULTS))
     text = fill(fill(text, speed(RESULTS), "speed"), suites(RESULTS), "suites")
+    text = fill(fill(text, inputs(RESULTS), "input"), photos(RESULTS), "photos")
     files.replace(readme, fill(text, drill(RESULTS), "drill"))
     print(f"wrote {RESULTS / 'README.md'} and the tables of {readme}", file=sys.stderr)
 
@@ -108,7 +110,7 @@ def section(results: Path) -> str:
         record = json.loads(path.read_text())
         if "benchmark" in record:
             found = record["benchmark"]
-            table = suite.table(found) if "suite" in found else benchmark_table(found)
+            table = benchmark(found)
         elif "drill" in record:
             table = report.text(record["drill"]).rstrip("\n")
         else:
@@ -161,6 +163,22 @@ def suites(results: Path) -> str:
     return "\n".join(parts)
 
 
+def inputs(results: Path) -> str:
+    """How fast photos become batches, with the command and the machine of each record."""
+    parts = []
+    for path in sorted(results.glob("input-*.json")):
+        record = json.loads(path.read_text())
+        table = pipeline.table(record["benchmark"])
+        parts.append(f"{record['title']}:\n\n{table}\n\n`{record['command']}` on {record['hardware']}\n")
+    return "\n".join(parts)
+
+
+def photos(results: Path) -> str:
+    """The runs of the record `photos`, with its command and its machine."""
+    record = json.loads((results / "photos.json").read_text())
+    return f"{runs_table(record['runs'])}\n\n`{record['command']}` on {record['hardware']}\n"
+
+
 def summary(results: Path) -> str:
     """The runs of `SUMMARY` in one table, with the command and the machine of each record."""
     runs: dict[str, list[dict[str, Any]]] = {}
@@ -198,6 +216,13 @@ def runs_table(runs: dict[str, list[dict[str, Any]]]) -> str:
         )
     heads = ["run", "test error, % (n)", *(f"{ERRORS[measure]}, %" for measure in others)]
     return markdown.table([*heads, "parameters", "steps", "seconds", "images/s"], rows)
+
+
+def benchmark(found: dict[str, Any]) -> str:
+    """The table of a suite, of the input, or of one config."""
+    if "suite" in found:
+        return suite.table(found)
+    return pipeline.table(found) if "stage_seconds" in found else benchmark_table(found)
 
 
 def benchmark_table(found: dict[str, Any]) -> str:

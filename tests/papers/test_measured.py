@@ -16,6 +16,8 @@ def test_both_files_are_made_from_the_results():
     assert measured.fill(readme, measured.drill(measured.RESULTS), "drill") == readme
     assert measured.fill(readme, measured.speed(measured.RESULTS), "speed") == readme
     assert measured.fill(readme, measured.suites(measured.RESULTS), "suites") == readme
+    assert measured.fill(readme, measured.inputs(measured.RESULTS), "input") == readme
+    assert measured.fill(readme, measured.photos(measured.RESULTS), "photos") == readme
     every = measured.section(measured.RESULTS)
     assert (measured.RESULTS / "README.md").read_text() == measured.HEAD + every
     for path in measured.RESULTS.glob("*.json"):
