@@ -103,7 +103,7 @@ def test_calls_of_several_steps_leave_the_records_of_single_ones(whole, in_calls
     one, several = read_records(whole), read_records(in_calls)
     assert [(r["step"], r["split"]) for r in several] == [(r["step"], r["split"]) for r in one]
     losses = [[r["loss"] for r in records if r["split"] == "train"] for records in (one, several)]
-    for steps, bound in ((5, 1e-5), (10, 1e-3)):  # a ReLU that rounding flips sets two programs apart
+    for steps, bound in ((5, 1e-5), (10, 1e-2)):  # a ReLU that rounding flips sets two programs apart
         np.testing.assert_allclose(*(found[:steps] for found in losses), rtol=bound)
 
 
