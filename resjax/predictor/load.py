@@ -21,17 +21,7 @@ from resjax.weights import hub, preprocessing, source
 
 
 def load(given: str | os.PathLike[str], *, arch: str | None = None, weights: str = "last") -> Predictor:
-    """A finished network, with the preprocessing that it was trained with.
-
-    Args:
-      given: the workdir of a run, a file or folder of weights that `python -m resjax.weights` reads, or
-        hf://OWNER/NAME[@REVISION].
-      arch: the network, a name of configs/imagenet.py; needed for files that do not say it.
-      weights: of a run: last, best (by validation) or ema (the latest moving average).
-
-    Raises:
-      BadInput: if there is no such run or file, it is damaged, or nobody says which network it is of.
-    """
+    """What `resjax.load` returns, and explains."""
     name = os.fspath(given)
     path = hub.fetched(name) if name.startswith(hub.SIGN) else Path(name)
     if weights not in WEIGHTS:
