@@ -53,7 +53,6 @@ def log_softmax(logits):
 @pytest.mark.parametrize("where", ["inside", "outside"])
 def test_a_process_without_resjax_gives_the_same(call, model, pixels, tmp_path, where):
     """Compared with what `resjax.load` says of photos of that size; the number of images is open."""
-    pytest.importorskip("flatbuffers", reason="declared in pyproject.toml: pip install flatbuffers")
     out = tmp_path / "model.stablehlo"
     code, _, err = call(f"--weights={HF}", f"--out={out}", f"--preprocessing={where}", command=export.main)
     assert (code, f"written   {out}, " in err) == (0, True), err

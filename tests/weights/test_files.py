@@ -27,6 +27,15 @@ def two(first, second):
     return {"a": FLOAT | {"data_offsets": first}, "b": FLOAT | {"data_offsets": second}}
 
 
+def refused(path, content, says, longest):
+    """A file with this content is refused, by its name and in a line of fewer characters than `longest`."""
+    path.write_bytes(content)
+    with pytest.raises(BadInput, match=says) as error:
+        source.open(path)
+    assert str(path) in str(error.value)
+    assert len(str(error.value)) < longest
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
@@ -63,12 +72,7 @@ def two(first, second):
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_hostile_safetensors_are_refused(tmp_path, content, says):
-    path = tmp_path / "model.safetensors"
-    path.write_bytes(content)
-    with pytest.raises(BadInput, match=says) as error:
-        source.open(path)
-    assert str(path) in str(error.value)
-    assert len(str(error.value)) < 500
+    refused(tmp_path / "model.safetensors", content, says, 500)
 
 
 def test_a_header_of_gigabytes_takes_no_memory(tmp_path):
@@ -236,12 +240,7 @@ def overlapping():
 )
 def test_hostile_torch_files_are_refused(tmp_path, content, says, monkeypatch):
     monkeypatch.setattr(os, "system", lambda command: pytest.fail("a pickle was run"))
-    path = tmp_path / "x.pth"
-    path.write_bytes(content)
-    with pytest.raises(BadInput, match=says) as error:
-        source.open(path)
-    assert str(path) in str(error.value)
-    assert len(str(error.value)) < 700
+    refused(tmp_path / "x.pth", content, says, 700)
 
 
 def test_no_unpickler_is_used(monkeypatch):
