@@ -6,8 +6,8 @@
 The first copies the summary of every finished run below W (the folder of a run, sweep or table), and the config of
 every variant, into `results/NAME.json`; with `--benchmark=FILE` it copies what
 `python -m resjax.benchmark --out=FILE` wrote, with `--drill=FILE` the drill.json of `python -m resjax.drill`. Both
-rewrite `results/README.md`, a table for each record, and the tables of the README, between their marks: no number
-is entered by hand. It works only in a checkout of the repository.
+rewrite `results/README.md`, a table for each record, and the table of both READMEs, between its marks: no number is
+entered by hand. It works only in a checkout of the repository.
 """
 
 from resjax import interrupt
@@ -34,7 +34,7 @@ from resjax.train import summary as run_summary
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "results"
-SUMMARY = ("digits", "degradation")  # the records whose runs are the README's table
+READMES = ("README.md",)
 HEAD = """\
 # Measured
 
@@ -43,7 +43,7 @@ standard deviation (n seeds) after the last step; training errors are of the las
 augmentation, and clean ones of the whole training split after the last step, without it.
 
 """
-MARKS = "<!-- {}: begin -->\n", "<!-- {}: end -->\n"
+MARKS = "<!-- speed: begin -->\n", "<!-- speed: end -->\n"
 
 
 def define(values: flags.FlagValues) -> None:
@@ -73,13 +73,10 @@ def main(argv: list[str]) -> None:
             runs, configs = collect(Path(values.workdir))
             content = {"runs": runs, "configs": configs}
         files.write_json(RESULTS / f"{values.add}.json", about | content)
-    readme = ROOT / "README.md"
     files.replace(RESULTS / "README.md", HEAD + section(RESULTS))
-    text = fill(readme.read_text(), summary(RESULTS))
-    text = fill(fill(text, speed(RESULTS), "speed"), suites(RESULTS), "suites")
-    text = fill(fill(text, inputs(RESULTS), "input"), photos(RESULTS), "photos")
-    files.replace(readme, fill(text, drill(RESULTS), "drill"))
-    print(f"wrote {RESULTS / 'README.md'} and the tables of {readme}", file=sys.stderr)
+    for name in READMES:
+        files.replace(ROOT / name, fill((ROOT / name).read_text(), speed(RESULTS), name))
+    print(f"wrote {RESULTS / 'README.md'} and the table of {' and '.join(READMES)}", file=sys.stderr)
 
 
 def collect(workdir: Path) -> tuple[dict[str, list[dict[str, Any]]], dict[str, dict[str, Any]]]:
@@ -119,20 +116,11 @@ def section(results: Path) -> str:
     return "\n".join(parts)
 
 
-def drill(results: Path) -> str:
-    """The faults of the record `drill`, with its command and its machine."""
-    record = json.loads((results / "drill.json").read_text())
-    return f"{report.text(record['drill'])}\n`{record['command']}` on {record['hardware']}\n"
-
-
 def speed(results: Path) -> str:
-    """Every benchmark of one config in a line, with the command and the machine of each."""
-    rows, notes = [], []
+    """Every benchmark of one config in a line."""
+    rows = []
     for path in sorted(results.glob("benchmark-*.json")):
-        record = json.loads(path.read_text())
-        found = record["benchmark"]
-        if "suite" in found:
-            continue
+        found = json.loads(path.read_text())["benchmark"]
         ratios = [
             f"{found[ratio]:.2f}" if ratio in found else "" for ratio in ("ratio_to_flax", "ratio_to_pytorch")
         ]
@@ -147,47 +135,8 @@ def speed(results: Path) -> str:
                 f"{1e-6 * found['peak_memory_bytes']:,.0f}",
             ]
         )
-        notes.append(f"* {found['network']}, JAX {rows[-1][1]}: `{record['command']}` on {record['hardware']}\n")
     columns = ["", "JAX", "step, ms", "images/s", "x stock Flax", "x PyTorch", "step while saving", "memory, MB"]
-    return f"{markdown.table(columns, rows)}\n\n{''.join(notes)}"
-
-
-def suites(results: Path) -> str:
-    """What every suite measured, with its command and its machine."""
-    parts = []
-    for path in sorted(results.glob("suite-*.json")):
-        record = json.loads(path.read_text())
-        found = record["benchmark"]
-        done = [row for row in found["rows"] if row["status"] == "done"]
-        parts.append(f"{suite.table(found | {'rows': done})}\n\n`{record['command']}` on {record['hardware']}\n")
-    return "\n".join(parts)
-
-
-def inputs(results: Path) -> str:
-    """How fast photos become batches, with the command and the machine of each record."""
-    parts = []
-    for path in sorted(results.glob("input-*.json")):
-        record = json.loads(path.read_text())
-        table = pipeline.table(record["benchmark"])
-        parts.append(f"{record['title']}:\n\n{table}\n\n`{record['command']}` on {record['hardware']}\n")
-    return "\n".join(parts)
-
-
-def photos(results: Path) -> str:
-    """The runs of the record `photos`, with its command and its machine."""
-    record = json.loads((results / "photos.json").read_text())
-    return f"{runs_table(record['runs'])}\n\n`{record['command']}` on {record['hardware']}\n"
-
-
-def summary(results: Path) -> str:
-    """The runs of `SUMMARY` in one table, with the command and the machine of each record."""
-    runs: dict[str, list[dict[str, Any]]] = {}
-    notes = []
-    for name in SUMMARY:
-        record = json.loads((results / f"{name}.json").read_text())
-        runs |= record["runs"]
-        notes.append(f"* {', '.join(record['runs'])}: `{record['command']}` on {record['hardware']}\n")
-    return f"{runs_table(runs)}\n\n{''.join(notes)}"
+    return f"{markdown.table(columns, rows)}\n"
 
 
 def runs_table(runs: dict[str, list[dict[str, Any]]]) -> str:
@@ -254,18 +203,18 @@ def benchmark_table(found: dict[str, Any]) -> str:
     return markdown.table(["", f"{found['network']}, batch {found['batch_size']}"], rows)
 
 
-def fill(readme: str, text: str, name: str = "measured") -> str:
-    """The README with `text` between the marks of that name.
+def fill(text: str, table: str, name: str) -> str:
+    """A README with the table between the marks.
 
     Raises:
       BadInput: if the marks are missing.
     """
-    begin, end = (mark.format(name) for mark in MARKS)
-    before, there, rest = readme.partition(begin)
+    begin, end = MARKS
+    before, there, rest = text.partition(begin)
     _, also, after = rest.partition(end)
     if not (there and also):
-        raise BadInput(f"README.md: the lines {begin.strip()} and {end.strip()} are missing; put them back")
-    return f"{before}{begin}\n{text}\n{end}{after}"
+        raise BadInput(f"{name}: the lines {begin.strip()} and {end.strip()} are missing; put them back")
+    return f"{before}{begin}\n{table}\n{end}{after}"
 
 
 if __name__ == "__main__":
