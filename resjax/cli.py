@@ -257,6 +257,8 @@ PATHS = ("workdir", "out", "confusion", "config", "sweep", "data_dir", "benchmar
 # What absl takes although no command has it: flags from a file, and flags that it is to ignore.
 ABSL = ("flagfile", "undefok")
 LONGEST_FLAG = 100  # characters of a flag's name
+RECIPES = "; recipes are in a checkout of the repository: run it there, or give a file of your own"
+
 MOST_DEVICES = 4096  # that a CPU is split into: a pod's; ten times as many take minutes to make
 
 # How `--help` writes values by type; all others are VALUE.
@@ -326,10 +328,11 @@ def _near(name: str, values: flags.FlagValues, config: object) -> str:
 
 
 def _near_file(file: str) -> str:
+    """A hint at the config file that is probably meant; where there are none, at where recipes are."""
     folder = Path(file) if Path(file).is_dir() else Path(file).parent
     files = sorted(str(path) for path in {*folder.glob("*.py"), *Path("configs").glob("*.py")})
     near = difflib.get_close_matches(file, files, 1, 0)
-    return f"; did you mean {near[0]}?" if near else ""
+    return f"; did you mean {near[0]}?" if near else RECIPES
 
 
 def led_to(error: BaseException | None, kind: type[BaseException]) -> bool:
