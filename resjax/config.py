@@ -190,6 +190,8 @@ def durations(config: ConfigDict, train_size: int) -> Durations:
 def shorten(config: ConfigDict, budget: float) -> None:
     """Multiplies every duration of the schedule (total, drops, warm-up) by `budget`, in place.
 
+    So is an interval in epochs between evaluations, such that curves keep their points, but not to less than an epoch.
+
     Raises:
       BadInput: if `budget` is not in (0, 1].
     """
@@ -202,6 +204,8 @@ def shorten(config: ConfigDict, budget: float) -> None:
             node[f"{name}_steps"] = max(1, round(node[f"{name}_steps"] * budget))
         if node[f"{name}_epochs"] is not None:
             node[f"{name}_epochs"] *= budget
+    if (interval := config.eval_every_epochs) is not None:
+        config.eval_every_epochs = min(interval, max(1.0, interval * budget))
     config.schedule.drop_steps = tuple(round(s * budget) for s in config.schedule.drop_steps)
     config.schedule.drop_epochs = tuple(e * budget for e in config.schedule.drop_epochs)
 

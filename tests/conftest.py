@@ -70,6 +70,9 @@ def pytest_addoption(parser):
         help="So many random cases in all, new ones each time; 2000, always the same.",
     )
     parser.addoption(
+        "--book", metavar="DIR", help="The book's commands letter for letter, in DIR; its pictures are drawn anew."
+    )
+    parser.addoption(
         "--shuffle", type=int, metavar="SEED", help="Modules, and the tests in each, in a random order."
     )
 

@@ -98,6 +98,15 @@ def test_a_budget_of_epochs():
     assert overrides == {"schedule.drop_epochs": [3.0, 6.0], "total_epochs": 9.0}
 
 
+def test_a_budget_leaves_a_curve_its_points():
+    def every(name, budget):
+        table = TABLES[name]
+        return variant(table, table.rows[0], "digits", budget=budget).overrides["eval_every_epochs"]
+
+    assert [every("degradation", budget) for budget in (1, 0.1, 0.01)] == [18.0, pytest.approx(1.8), 1.0]
+    assert every("claim-speed", 0.1) == 1.0
+
+
 @pytest.mark.parametrize("name", CIFAR_TABLES)
 def test_rows_on_the_digits_are_the_same_networks(name, data_sets, tmp_path):
     on = {data: sweep(TABLES[name], data, 1) for data in ("cifar10", "digits")}
