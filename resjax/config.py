@@ -190,7 +190,7 @@ def durations(config: ConfigDict, train_size: int) -> Durations:
 def shorten(config: ConfigDict, budget: float) -> None:
     """Multiplies every duration of the schedule (total, drops, warm-up) by `budget`, in place.
 
-    So is an interval in epochs between evaluations, such that curves keep their points, but not to less than an epoch.
+    An interval in epochs between evaluations shrinks as well, so that curves keep their points, to an epoch at least.
 
     Raises:
       BadInput: if `budget` is not in (0, 1].
