@@ -190,7 +190,7 @@ def durations(config: ConfigDict, train_size: int) -> Durations:
 def shorten(config: ConfigDict, budget: float) -> None:
     """Multiplies every duration of the schedule (total, drops, warm-up) by `budget`, in place.
 
-    An interval in epochs between evaluations shrinks as well, so that curves keep their points, to an epoch at least.
+    An interval in epochs between evaluations shrinks as well, to an epoch at least: curves keep their points.
 
     Raises:
       BadInput: if `budget` is not in (0, 1].
