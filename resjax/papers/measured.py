@@ -34,7 +34,7 @@ from resjax.train import summary as run_summary
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "results"
-READMES = ("README.md",)
+READMES = ("README.md", "README.zh.md")
 HEAD = """\
 # Measured
 
