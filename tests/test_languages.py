@@ -19,6 +19,9 @@ DOCUMENTS = ("README*.md", "docs/**/*.md", "results/README.md", "launch/README.m
 SCALES = {"k": 1e3, "thousand": 1e3, "million": 1e6, "billion": 1e9, "千": 1e3, "万": 1e4, "亿": 1e8}
 
 FENCE = re.compile(r" *(`{3,}|~{3,})(.*)")
+HIDDEN = re.compile(r"<!--.*?-->", re.DOTALL)
+INDENT = "    "  # of a block of code without a fence
+ITEM = re.compile(r"([*+-]|\d+[.)]) ")
 COMMENT = re.compile(r"(^|\s+)#.*$")
 SPAN = re.compile(r"(?<!`)(`+)(?!`)((?:(?!\n\n).)+?)(?<!`)\1(?!`)", re.DOTALL)
 PICTURE = re.compile(r"!\[([^\]]*)\]\(([^)\s]+)[^)]*\)")
@@ -35,12 +38,13 @@ class Section(NamedTuple):
 
     title: str
     lines: list[str]  # with the heading, without blocks of code
-    blocks: list[list[str]]  # the language, then the lines
+    blocks: list[list[str]]  # the language, then the lines; an indented line is a block
 
 
 def sections(text: str) -> list[Section]:
-    found, fence = [Section("", [], [])], ""
-    for line in text.splitlines():
+    """Those of a page, without comments of HTML: only the English pages need those that tests read."""
+    found, fence, above, listed = [Section("", [], [])], "", "", False
+    for line in HIDDEN.sub("", text).splitlines():
         if fence:
             if line.strip() == fence:
                 fence = ""
@@ -49,10 +53,15 @@ def sections(text: str) -> list[Section]:
         elif opened := FENCE.match(line):
             fence = opened[1]
             found[-1].blocks.append([opened[2].strip()])
+        elif line.startswith(INDENT) and not listed and (not above or above.startswith(INDENT)):
+            found[-1].blocks.append(["", line])
         else:
             if line.startswith("## "):
                 found.append(Section(line[3:], [], []))
             found[-1].lines.append(line)
+            if line and not line.startswith(" "):
+                listed = bool(ITEM.match(line))
+        above = line
     return found
 
 
@@ -205,6 +214,13 @@ The `a  b` of 1,234 by 1.3 million is -6, see [results](results/README.md) and [
 | head | |
 | --- | --- |
 
+<!-- what 3 tests read -->
+    python3 -m run
+
+* An item
+
+    that goes on
+
 ```sh
 run --this     # to run it twice: 2
 then           # and that
@@ -225,6 +241,12 @@ CHINESE = """\
 
 | 表头 | |
 | --- | --- |
+
+    python3 -m run
+
+* 一项
+
+    未完
 
 ```sh
 run --this  # 运行两遍 2
@@ -255,6 +277,7 @@ def test_comments_spaces_and_ways_to_write_a_number_may_differ() -> None:
             "then\nrun --this # 2",
             "code: README.md and README.zh.md have the same lines in another order",
         ),
+        ("python3 -m run", "python -m run", "code: README.md alone has ['    python3 -m run']"),
         ("```sh", "```", "code: README.md alone has"),
         ("`a b`", "a b", "inline code: README.md alone has ['a b']"),
         ("images/lesion.png", "images/photos.png", "pictures: README.md alone has ['images/lesion.png']"),
