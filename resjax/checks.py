@@ -5,6 +5,7 @@ import math
 from collections.abc import Collection
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from resjax import machine, paths
@@ -127,6 +128,8 @@ def validate(config: ConfigDict, devices: int) -> Spec:
     """
     check_values(config)
     spec = network(config)
+    if spec.dtype == "float64" and not jax.config.values["jax_enable_x64"]:
+        raise BadInput("model.dtype=float64: JAX has it where JAX_ENABLE_X64=1 is in the environment: set that")
     for path, choices in CHOICES.items():
         node, name = path.split(".")
         if config[node][name] not in choices:

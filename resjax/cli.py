@@ -258,7 +258,6 @@ PATHS = ("workdir", "out", "confusion", "config", "sweep", "data_dir", "benchmar
 ABSL = ("flagfile", "undefok")
 LONGEST_FLAG = 100  # characters of a flag's name
 RECIPES = "; recipes are in a checkout of the repository: run it there, or give a file of your own"
-
 MOST_DEVICES = 4096  # that a CPU is split into: a pod's; ten times as many take minutes to make
 
 # How `--help` writes values by type; all others are VALUE.

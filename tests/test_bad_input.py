@@ -56,6 +56,7 @@ def refused(code, out, err, *parts):
         ([DIGITS, "--config.batch_size=big"], ["--config.batch_size='big'", "must be a whole number"]),
         ([DIGITS, "--config.batch_size=1e3"], ["must be a whole number"]),
         ([DIGITS, "--config.optimizer.nesterov=2"], ["must be true or false"]),
+        ([DIGITS, "--config.model.dtype=float64"], ["model.dtype=float64", "JAX_ENABLE_X64=1"]),
         ([DIGITS, "--config.batch_size=0"], ["batch_size=0: must be positive"]),
         ([DIGITS, "--config.optimizer.learning_rate=-1"], ["optimizer.learning_rate=-1.0: must be positive"]),
         (

@@ -52,6 +52,11 @@ def weight_options(spec: Spec, layer: Layer) -> dict[str, Any]:
     }
 
 
+def wide(spec: Spec) -> jnp.dtype:
+    """The type of what must not lose digits: the spec's, and at least float32."""
+    return jnp.promote_types(spec.dtype, jnp.float32)
+
+
 def convolve(spec: Spec, layer: Layer, x: jax.Array, train: bool) -> jax.Array:
     """A convolution with explicit symmetric padding."""
     pad = layer.dilation * (layer.kernel // 2)
@@ -72,9 +77,9 @@ def multiply(spec: Spec, layer: Layer, x: jax.Array, train: bool) -> jax.Array:
 
 
 def classify(spec: Spec, layer: Layer, x: jax.Array, train: bool) -> jax.Array:
-    """The float32 logits; no ReLU follows, so the gain is 1."""
+    """The logits, at least float32; no ReLU follows, so the gain is 1."""
     init = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
-    return nn.Dense(layer.width, kernel_init=init, dtype=jnp.float32, name=layer.name)(x)
+    return nn.Dense(layer.width, kernel_init=init, dtype=wide(spec), name=layer.name)(x)
 
 
 def normalize(spec: Spec, layer: Layer, x: jax.Array, train: bool) -> jax.Array:
@@ -120,6 +125,6 @@ RUN: dict[str, Callable[[Spec, Layer, jax.Array, bool], jax.Array]] = {
     "average_pool": average_pool,
     "subsample": subsample,
     "zero_pad": zero_pad,
-    "mean": lambda spec, layer, x, train: x.astype(jnp.float32).mean((1, 2)),
+    "mean": lambda spec, layer, x, train: x.astype(wide(spec)).mean((1, 2)),
     "flatten": lambda spec, layer, x, train: x.reshape(x.shape[0], -1),
 }

@@ -53,7 +53,7 @@ class ResNet(nn.Module):
     frozen: tuple[str, ...] = ()
 
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """[N, H, W, C] float images -> [N, K] float32 logits. `train` uses and updates batch statistics."""
+        """[N, H, W, C] images -> logits [N, K], float32 or wider. `train` uses and updates batch statistics."""
         return self._forward(x, train, head=True)[1]
 
     def features(self, x: jax.Array, train: bool = False) -> dict[str, jax.Array]:

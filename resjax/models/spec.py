@@ -130,7 +130,7 @@ CHOICES = {
     "norm": ("batch", "none"),
     "activation": ("relu", "sigmoid"),
     "init": ("fan_out", "fan_in"),
-    "dtype": ("float32", "bfloat16"),
+    "dtype": ("float32", "bfloat16", "float64"),
     "convolution": ("auto", "products", "xla"),
 }
 GATE = ("gate", "gate_layers", "gate_bias")
@@ -239,7 +239,8 @@ class Spec:
 
     # Execution: the function is the same, and so are the parameters, up to the exact conversion of
     # `resjax.models.scan`.
-    dtype: str = "float32"  # of convolutions; parameters, statistics and logits stay float32
+    # Of convolutions; parameters and statistics stay float32, logits are at least that. float64 is for checks.
+    dtype: str = "float32"
     # auto: on a CPU matrix products where they are faster | products | xla: its own everywhere
     convolution: str = "auto"
     # The identical units of a stage as one compiled body. It draws other fresh weights than the unrolled form.

@@ -61,6 +61,8 @@ def main(argv: list[str]) -> int:
         )
     config = checks.described(config)
     checks.validate(config, devices)
+    if config.model.dtype == "float64":
+        raise BadInput("model.dtype=float64: no device's rate for it is known here: plan with float32 or bfloat16")
     data, fsdp = checks.mesh_shape(config, devices)
     if data * fsdp != devices:
         raise BadInput(

@@ -1,4 +1,4 @@
-"""Whole networks against a forward pass written out in NumPy, in training and in evaluation."""
+"""Whole networks against a forward pass written out in NumPy: in training, in evaluation, and its gradient."""
 
 from collections.abc import Callable
 from functools import partial
@@ -10,6 +10,7 @@ import pytest
 
 from resjax.models.resnet import ResNet, init_variables
 from resjax.models.spec import Spec
+from resjax.train.loss import Loss
 
 SMALL = {"units": (2, 2), "widths": (4, 8), "stem_width": 4, "input_size": 9}
 EPSILON, MOMENTUM = 1e-3, 0.8
@@ -17,9 +18,9 @@ BN = {"bn_epsilon": EPSILON, "bn_momentum": MOMENTUM}
 
 
 class Reference:
-    """Variables in float64, and layers by their path; `train` collects the new running statistics.
+    """Variables in float64, or complex, and layers by their path; `train` collects the new running statistics.
 
-    `maps` holds the output of every unit.
+    `maps` holds the output of every unit. All functions are analytic, but for the kink of the ReLU.
     """
 
     def __init__(self, variables: dict, train: bool) -> None:
@@ -29,21 +30,23 @@ class Reference:
     def at(self, tree: dict, path: str) -> dict:
         for name in path.split("/"):
             tree = tree[name]
-        return {name: np.asarray(leaf, np.float64) for name, leaf in tree.items()}
+        return {name: np.asarray(leaf) + np.float64(0) for name, leaf in tree.items()}
 
-    def conv(self, path: str, x: np.ndarray, stride: int = 1) -> np.ndarray:
+    def conv(self, path: str, x: np.ndarray, stride: int = 1, groups: int = 1) -> np.ndarray:
         """Output pixel (r, c) is the sum over the window that the zero-padded input has around (s r, s c)."""
         kernel = self.at(self.params, path)["kernel"]
         k = len(kernel)
         padded = np.pad(x, [(0, 0), (k // 2, k // 2), (k // 2, k // 2), (0, 0)])
         windows = np.lib.stride_tricks.sliding_window_view(padded, (k, k), axis=(1, 2))  # [N, H, W, C, k, k]
-        return np.einsum("nhwcij,ijcd->nhwd", windows[:, ::stride, ::stride], kernel)
+        parts = zip(np.split(windows[:, ::stride, ::stride], groups, 3), np.split(kernel, groups, 3), strict=True)
+        return np.concatenate([np.einsum("nhwcij,ijcd->nhwd", *part) for part in parts], 3)
 
     def norm(self, path: str, x: np.ndarray) -> np.ndarray:
         own, running = self.at(self.params, path), self.at(self.stats, path)
         mean, var = running["mean"], running["var"]
         if self.train:
-            mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
+            mean = x.mean((0, 1, 2))
+            var = np.square(x - mean).mean((0, 1, 2))
             new = {"mean": mean, "var": var}
             self.new[path] = {key: MOMENTUM * running[key] + (1 - MOMENTUM) * new[key] for key in new}
         return (x - mean) / np.sqrt(var + EPSILON) * own["scale"] + own["bias"]
@@ -54,7 +57,7 @@ class Reference:
 
 
 def relu(x: np.ndarray) -> np.ndarray:
-    return np.where(x > 0, x, 0)
+    return np.where(x.real > 0, x, 0)
 
 
 def option_a(x: np.ndarray, width: int, stride: int) -> np.ndarray:
@@ -72,6 +75,21 @@ def v1(net: Reference, x: np.ndarray) -> np.ndarray:
         y = relu(net.norm(f"{at}/norm1", net.conv(f"{at}/conv1", x, stride)))
         y = net.norm(f"{at}/norm2", net.conv(f"{at}/conv2", y))
         x = relu(y + option_a(x, width, stride))
+        net.maps.append(x)
+    return net.head(x)
+
+
+def bottleneck(net: Reference, x: np.ndarray, *, groups: int = 1, strided: str = "conv1") -> np.ndarray:
+    """v1 Fig. 5 (right) with option B; in groups arXiv 1611.05431 Fig. 3 (c), which strides on its 3x3."""
+    x = relu(net.norm("stem/norm1", net.conv("stem/conv1", x)))
+    for at, _, stride in UNITS:
+        strides = {strided: stride}
+        y = relu(net.norm(f"{at}/norm1", net.conv(f"{at}/conv1", x, strides.get("conv1", 1))))
+        y = relu(net.norm(f"{at}/norm2", net.conv(f"{at}/conv2", y, strides.get("conv2", 1), groups)))
+        y = net.norm(f"{at}/norm3", net.conv(f"{at}/conv3", y))
+        if stride > 1:
+            x = net.norm(f"{at}/shortcut/norm", net.conv(f"{at}/shortcut/conv", x, stride))
+        x = relu(x + y)
         net.maps.append(x)
     return net.head(x)
 
@@ -95,8 +113,14 @@ def v2(net: Reference, x: np.ndarray, *, raw: bool = False, project: bool = Fals
 
 
 PREACTIVATED = {"order": "full_preactivation"}
+BOTTLENECK = {"unit": "bottleneck", "squeeze": 2, "shortcut": "B", "widths": (8, 16), "stem_width": 8}
 NETWORKS: dict[str, tuple[dict, Callable]] = {
     "v1": ({}, v1),
+    "bottleneck": (BOTTLENECK, bottleneck),
+    "ResNeXt": (
+        {**BOTTLENECK, "groups": 2, "stride_on": "3x3"},
+        partial(bottleneck, groups=2, strided="conv2"),
+    ),
     "v2": (PREACTIVATED, v2),
     "v2 with projections": ({**PREACTIVATED, "shortcut": "B"}, partial(v2, project=True)),
     "v2 with a raw stem": (
@@ -125,7 +149,7 @@ def draw(spec: Spec) -> dict[str, Any]:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_whole_network(name: str, train: bool) -> None:
     fields, forward = NETWORKS[name]
-    spec = Spec(**SMALL, **BN, **fields)
+    spec = Spec(**SMALL | BN | fields)
     variables = draw(spec)
     images = np.random.default_rng(1).normal(size=(3, 9, 9, 3)).astype(np.float32)
     apply = jax.jit(partial(ResNet(spec).apply, train=train, mutable=["batch_stats"]))
@@ -140,11 +164,43 @@ def test_the_whole_network(name: str, train: bool) -> None:
             np.testing.assert_allclose(found, value, rtol=1e-3, atol=1e-4, err_msg=f"{path} {key}")
 
 
+@pytest.mark.parametrize("name", ["v1", "bottleneck", "ResNeXt", "v2 with projections"])
+def test_the_gradient_is_that_of_the_formulas(name: str) -> None:
+    """Of the loss in training, along a random direction of every parameter, to 1e-12 in float64.
+
+    That of the formulas is Im f(w + i h v) / h, a step along the imaginary axis: nothing is subtracted, so h may be
+    as small as it likes.
+    """
+    fields, forward = NETWORKS[name]
+    spec = Spec(**SMALL | BN | fields, dtype="float64")
+    with jax.enable_x64(True):
+        variables = jax.tree.map(np.float64, draw(spec))
+    rng = np.random.default_rng(1)
+    images, labels, h = rng.normal(size=(3, 9, 9, 3)), np.eye(10)[[3, 1, 4]], 1e-30
+
+    def loss(params: Any) -> jax.Array:
+        logits, _ = ResNet(spec).apply({**variables, "params": params}, images, train=True, mutable=["batch_stats"])
+        return Loss(label_smoothing=0.1)(logits, labels).mean()
+
+    def along(place: Any, v: np.ndarray) -> float:
+        moved = jax.tree.map_with_path(lambda path, w: w + 1j * h * v if path == place else w, variables["params"])
+        logits = forward(Reference({**variables, "params": moved}, train=True), images)
+        log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+        return -((0.9 * labels + 0.01) * log_p).sum(1).mean().imag / h
+
+    with jax.enable_x64(True):
+        gradients = jax.device_get(jax.jit(jax.grad(loss))(variables["params"]))
+    for place, gradient in jax.tree.leaves_with_path(gradients):
+        v = rng.normal(size=gradient.shape)
+        largest = np.linalg.norm(gradient) * np.linalg.norm(v)
+        assert abs((gradient * v).sum() - along(place, v)) < 1e-12 * largest, jax.tree_util.keystr(place)
+
+
 @pytest.mark.parametrize("name", ["v1", "v2 with projections"])
 def test_features_are_the_maps_after_the_stages(name: str) -> None:
     """After the addition, and in v1 after the ReLU that follows it; what v2 has there belongs to the next unit."""
     fields, forward = NETWORKS[name]
-    spec = Spec(**SMALL, **BN, **fields)
+    spec = Spec(**SMALL | BN | fields)
     variables = draw(spec)
     images = np.random.default_rng(1).normal(size=(3, 9, 9, 3)).astype(np.float32)
     maps = jax.jit(partial(ResNet(spec).apply, method="features"))(variables, images)

@@ -209,7 +209,7 @@ def test_steps_of_a_call_that_cannot_be(value):
 
 
 class Net(nn.Module):
-    """A small network in float64, which `resjax.models` is not."""
+    """A small network in float64, with its statistics, which those of `resjax.models` are not."""
 
     frozen: tuple[str, ...] = ()
 
