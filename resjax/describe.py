@@ -1,11 +1,11 @@
 """Prints a network as a table, or beside VGG and v1's residual networks.
 
     python -m resjax.describe --config=configs/imagenet.py:v1-50
-    python -m resjax.describe --compare=vgg-16,vgg-19
+    python -m resjax.describe --compare=vgg-16,vgg-19 --plot=costs.png
 
 Stem, every stage and head have a line each: output shape, parameters, and multiply-adds for one image. `--compare`
 prints parameters and multiply-adds of VGG and of the residual networks of v1 Table 1, with what v1 says, and the
-arithmetic of the bottleneck; with `--config` that network's besides.
+arithmetic of the bottleneck; with `--config` that network's besides. `--plot` draws the costs.
 """
 
 from resjax import interrupt
@@ -16,11 +16,12 @@ if __name__ == "__main__":
 import dataclasses
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from absl import flags
 
-from resjax import cli
+from resjax import cli, files
 from resjax.checks import described
 from resjax.config import network
 from resjax.errors import BadInput, unknown
@@ -74,14 +75,15 @@ def compared(depths: Sequence[int], other: dict[str, Spec]) -> dict[str, dict[st
             specs[label] = dataclasses.replace(spec, shortcut=option[0]) if option else spec
     for label, spec in specs.items():
         rows[label] = [layer for _, row in layout.parts(spec) for layer in row]
-    return {
-        label: {
+    found = {}
+    for label, layers in rows.items():
+        convolutions = counts.added(layer for layer in layers if layer.kind == "conv")
+        found[label] = {
             **counts.added(layers)._asdict(),
-            "convolution_macs": counts.added(layer for layer in layers if layer.kind == "conv").macs,
+            **{f"convolution_{kind}": number for kind, number in convolutions._asdict().items()},
             "v1_billions": PRINTED.get(label),
         }
-        for label, layers in rows.items()
-    }
+    return found
 
 
 def unit_weights(name: str, stage: int) -> list[tuple[int, int, int]]:
@@ -114,24 +116,44 @@ def comparison(costs: dict[str, dict[str, Any]], units: dict[str, list[tuple[int
     return "\n".join([aligned([head, *rows]), "", PRINTED_NOTE, "", aligned([head_of_units, *lines])])
 
 
+def draw(costs: dict[str, dict[str, Any]], path: Path) -> None:
+    """Draws what `compared` found.
+
+    Raises:
+      BadInput: for a file that cannot be written.
+    """
+    from resjax.analysis import costs as drawing  # matplotlib takes a second to import
+
+    try:
+        drawing.draw(costs, path)
+    except OSError as error:
+        raise BadInput(f"--plot={path} could not be written ({error.strerror}); give another file") from error
+
+
 def define(values: flags.FlagValues) -> None:
     flags.DEFINE_boolean("json", False, "Print the totals as JSON.", flag_values=values)
     flags.DEFINE_list("compare", None, f"Print these beside v1's networks: {', '.join(VGG)}.", flag_values=values)
+    flags.DEFINE_string("plot", None, "With --compare: draw the costs into this new PNG.", flag_values=values)
 
 
 def main(argv: list[str]) -> None:
     values = cli.parse(argv, define, config="optional")
     if not values.config and (values.compare is None or cli.overrides(argv)):
         raise BadInput("--config is missing: give a file, such as --config=configs/digits.py")
+    if values.plot is not None and values.compare is None:
+        raise BadInput(f"--plot={values.plot} is for --compare: leave it out, or add --compare=vgg-16,vgg-19")
     config = described(values.config) if values.config else None
     if values.compare is not None:
         for name in values.compare or [""]:
             if name not in VGG:
                 raise BadInput(unknown("--compare", name, list(VGG)))
+        plot = files.new("--plot", values.plot) if values.plot is not None else None
         own = {config.name: network(config)} if config else {}
         costs = compared([VGG[name] for name in values.compare], own)
         units = {label: unit_weights(*of) for label, of in UNITS.items()}
         print(json.dumps({"networks": costs, "units": units}) if values.json else comparison(costs, units))
+        if plot:
+            draw(costs, plot)
         return
     spec = network(config)
     total = counts.total(spec)

@@ -18,7 +18,7 @@ DIGITS = "--config=configs/digits.py"
 COMMANDS = {
     "main": "--config=FILE --config.FIELD=VALUE --workdir= --mode=train|eval --step= --devices=N "
     "--coordinator= --num_processes=N --process_id=N --initialization_timeout=N",
-    "describe": "--config=FILE --config.FIELD=VALUE --json --compare=A,B,...",
+    "describe": "--config=FILE --config.FIELD=VALUE --json --compare=A,B,... --plot=",
     "evaluate": "--config=FILE --config.FIELD=VALUE --workdir= --views=centre|ten|scales --scales=A,B,... --split= "
     "--bn=running|exact --bn_batches=N --bn_definition=mean_variance|total_variance "
     "--weights=last|best --out= --confusion= --devices=N",

@@ -2,9 +2,11 @@
 
 import json
 
+import matplotlib.pyplot as plt
 import pytest
 
 from resjax import describe
+from resjax.analysis import figure
 from resjax.models import counts, vgg
 
 
@@ -90,12 +92,36 @@ def test_one_vgg_beside_a_network_of_ones_own(call):
     assert networks["imagenet-v1.5-50"]["v1_billions"] is None
 
 
+def test_costs_as_a_picture(call, monkeypatch, tmp_path):
+    """A bar for each network, as long as its total, of which the convolutions are the first part."""
+    monkeypatch.setattr(figure.plt, "close", lambda _: None)
+    path = tmp_path / "costs.png"
+    argv = ("--compare=vgg-19", "--config=configs/imagenet.py:v1.5-50", f"--plot={path}", "--json")
+    code, out, err = call(*argv, command=describe.main)
+    assert code == 0, err
+    assert path.read_bytes().startswith(b"\x89PNG")
+    networks = json.loads(out)["networks"]
+    left, right = plt.gcf().axes
+    assert [label.get_text() for label in left.get_yticklabels()] == list(networks)
+    for axes, kind, unit in ((left, "macs", 1e9), (right, "params", 1e6)):
+        convolutions, rest = axes.containers
+        for own, others, cost in zip(convolutions, rest, networks.values(), strict=True):
+            assert own.get_width() * unit == pytest.approx(cost[f"convolution_{kind}"])
+            assert (others.get_x() + others.get_width()) * unit == pytest.approx(cost[kind])
+    printed = {tuple(point) for line in left.lines for point in line.get_xydata().tolist()}
+    assert printed == {(v1, y) for y, cost in enumerate(networks.values()) if (v1 := cost["v1_billions"])}
+    monkeypatch.undo()
+    plt.close("all")
+
+
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
         (["--compare=vgg16"], "--compare='vgg16' is unknown; did you mean vgg-16"),
         (["--compare="], "--compare='' is unknown"),
         (["--compare=vgg-16", "--config.model.num_classes=10"], "--config is missing"),
+        (["--compare=vgg-16", "--plot=none/costs.png"], "--plot=none/costs.png: there is no such folder"),
+        (["--config=configs/digits.py", "--plot=costs.png"], "--plot=costs.png is for --compare"),
         ([], "--config is missing"),
     ],
 )
