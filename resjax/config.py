@@ -36,7 +36,8 @@ def default(model: Spec | None = None) -> ConfigDict:
     c.checkpoint_keep = 2  # the latest so many; the best by validation accuracy is kept besides
     c.log_every_steps = 50
     c.steps_per_call = 0  # that the devices take without coming back to the host; 0: chosen
-    c.init_from = ""  # another run's workdir, or a file of weights: start from these and nothing else
+    # Another run's workdir, a file or folder of weights, or hf://OWNER/NAME: start from these and nothing else.
+    c.init_from = ""
 
     c.model = ConfigDict(dataclasses.asdict(model or Spec()))  # resjax.models.spec.Spec explains its fields
     c.model.update(num_classes=0, input_channels=0, input_size=0)  # 0: as the data set has it

@@ -2,11 +2,15 @@
 
     python -m resjax.evaluate --workdir=runs/digits-v1-20
     python -m resjax.evaluate --workdir=runs/A --workdir=runs/B --views=scales --out=ensemble.json
+    python -m resjax.evaluate --workdir=resnet50.pth --arch=v1.5-50 --config.data.dir=TFDS
 
 Prints top-1 and top-5 accuracy with bootstrap intervals, and how every class fares. Of several runs the class
 probabilities are averaged; they may differ in network and preprocessing, not in their classes. A run's own config
 and preprocessing count; only the data set, its folder and its splits may differ, such as --config.data.dir=DIR.
-Every image counts once, on any number of devices. Nothing is written but what --out and --confusion name.
+
+A file of weights, a folder of timm or transformers, or hf://OWNER/NAME counts as the run that python -m
+resjax.weights import makes of it. Every image counts once, on any number of devices. Nothing is written but what
+--out and --confusion name.
 
 --bn=exact takes, in place of BN's running statistics, those of so many training batches under the weights as they
 are: the batches that training would see next, augmented as it would see them. The two published definitions are
@@ -39,9 +43,9 @@ LARGEST = 4096  # pixels of a scale
 
 def define(values: flags.FlagValues) -> None:
     scales = ",".join(map(str, views.SCALES))
-    flags.DEFINE_multi_string(
-        "workdir", None, "A run; repeat it, or separate with commas, for an ensemble.", flag_values=values
-    )
+    said = "A run, or a file of weights; repeat it, or separate with commas, for an ensemble."
+    flags.DEFINE_multi_string("workdir", None, said, flag_values=values)
+    flags.DEFINE_string("arch", None, "The network of a file, a name of configs/imagenet.py.", flag_values=values)
     flags.DEFINE_enum("views", "centre", views.KINDS, "Which views of every image.", flag_values=values)
     flags.DEFINE_list("scales", None, f"With --views=scales: short sides; by default {scales}.", flag_values=values)
     flags.DEFINE_string(
@@ -64,7 +68,7 @@ def define(values: flags.FlagValues) -> None:
 
 def main(argv: list[str]) -> int:
     values = cli.parse(argv, define, config="optional")
-    workdirs = [Path(part) for given in values.workdir or [] for part in given.split(",") if part]
+    workdirs = [part for given in values.workdir or [] for part in given.split(",") if part]
     if not workdirs:
         raise BadInput("--workdir is missing: give the folder of a run")
     if values.config:
@@ -82,10 +86,12 @@ def main(argv: list[str]) -> int:
     if values.devices is not None:
         cli.use_devices(values.devices)
     cli.use_compilation_cache()
-    members = [Member.open(workdir, cli.overrides(argv), values.split, values.weights) for workdir in workdirs]
+    members = [
+        Member.open(workdir, cli.overrides(argv), values.split, values.weights, values.arch) for workdir in workdirs
+    ]
     ensemble.check([member.task for member in members])
     for member in members:
-        chosen.check(member.spec, member.preprocessing, f"--workdir={member.workdir}")
+        chosen.check(member.spec, member.preprocessing, f"--workdir={member.opened.name}")
 
     mesh = sharding.make_mesh(jax.device_count(), 1)
     log_probabilities, labels = ensemble.mean(member.judge(chosen, mesh, bn) for member in members)

@@ -47,7 +47,7 @@ from resjax.evaluation.evaluate import evaluate
 from resjax.models import counts
 from resjax.train import hosts, lock, placement, summary
 from resjax.train.checkpoint import versions
-from resjax.train.initialize import check_source, normalizes_otherwise
+from resjax.train.initialize import check_source
 from resjax.train.loop import Experiment, train
 from resjax.train.peers import Alone, Peers
 from resjax.train.preemption import Preempted
@@ -121,8 +121,8 @@ def train_run(
     # Everything that can be wrong is found before anything is written or compiled.
     checks.validate(config, len(devices or jax.devices()))
     config = check_workdir(workdir, config)
-    if config.init_from:
-        check_source(Path(config.init_from), network(checks.described(config)))
+    if config.init_from and not experiment.preprocessing(workdir):  # else it goes on from its own weights
+        check_source(config.init_from, network(checks.described(config)))
     run = experiment.open(config, workdir, devices, shared)
     finished = summary.read(workdir)
     if finished and finished["steps"] >= run.durations.total:
@@ -304,8 +304,6 @@ def announce(run: Experiment, workdir: Path) -> None:
     )
     for note in dataset.source.notes:
         say(f"note      {note}")
-    if config.init_from and normalizes_otherwise(Path(config.init_from), dataset.preprocessing):
-        say("note      the weights of init_from were trained with another mean or deviation of images")
     unused = dataset.source.sizes.keys() - {part.base for part in dataset.parts.values()}
     for name in sorted(unused) if photos else ():
         say(f"note      {name} is not used: --config.data.validation_split={name} evaluates it, too")

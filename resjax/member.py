@@ -1,11 +1,13 @@
-"""A finished run as it is judged, alone or as a member of an ensemble: whose weights, of what network, on what."""
+"""A finished run, or a file of weights, and how it is judged: alone or as a member of an ensemble."""
 
 import dataclasses
 import itertools
 import os
 import sys
 import time
+from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,8 +30,9 @@ from resjax.evaluation.ensemble import Task
 from resjax.evaluation.views import Views
 from resjax.models import scan
 from resjax.models.spec import Spec
-from resjax.train import sharding
+from resjax.train import digest, sharding
 from resjax.train.checkpoint import Checkpoints
+from resjax.weights import hub, ready, source
 
 WEIGHTS = ("last", "best", "ema")
 QUIET = 10.0  # seconds between two lines of progress
@@ -42,69 +45,131 @@ class Exact(NamedTuple):
     batches: int
 
 
+class Opened(NamedTuple):
+    """A run, or a file of weights as the run that `python -m resjax.weights import` would make of it.
+
+    Attributes:
+      name: the workdir, or what a person calls the file.
+      config: its own.
+      preprocessing: that the weights were trained with; 0.1.0 saved none.
+      step: of the weights; 0 of a file.
+      digest: that was saved with the weights of a run.
+      read: `params` and `batch_stats`, unrolled, on the host; raises BadInput for what is damaged.
+      notes: what a person should know, a line each.
+    """
+
+    name: str
+    config: ConfigDict
+    preprocessing: Preprocessing | None
+    step: int
+    digest: str | None
+    read: Callable[[], dict[str, Any]]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def spec(self) -> Spec:
+        """The network of the weights, unrolled."""
+        return dataclasses.replace(network(self.config), scan=False)
+
+    def trained_with(self, data: ConfigDict) -> Preprocessing:
+        """The preprocessing that goes with the weights; of a run of 0.1.0 made again, from the data set."""
+        return self.preprocessing or open_dataset(**data).preprocessing
+
+
+def of_run(workdir: Path, which: str) -> Opened:
+    """A run from its folder, with those of its weights that `which` of WEIGHTS names; reads none yet.
+
+    Raises:
+      BadInput: if there is no run or no such checkpoint.
+    """
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise BadInput(f"--workdir={workdir} holds no run to evaluate; train one there first")
+    config = restored(files.read_json(path), path)
+    with closing(Checkpoints(workdir)) as checkpoints:
+        step = find(checkpoints, workdir, which)
+        meta = checkpoints.meta(step)
+    averaged = which == "ema"
+    if averaged and "ema_digest" not in meta:
+        raise BadInput(f"--weights=ema: --workdir={workdir} has no moving average (ema.decay=0): use last or best")
+
+    def read() -> dict[str, Any]:
+        with closing(Checkpoints(workdir)) as checkpoints:
+            return scan.unroll(checkpoints.weights(step, averaged))
+
+    saved = meta.get("preprocessing")  # 0.1.0 saved none
+    own = Preprocessing.from_json(saved) if saved else None
+    return Opened(str(workdir), config, own, step, meta["ema_digest" if averaged else "weights_digest"], read)
+
+
+def of_file(name: str, path: Path, arch: str | None) -> Opened:
+    """A file or folder of weights.
+
+    Args:
+      name: what a person calls it.
+      arch: its network, a name of configs/imagenet.py; needed where no config file says it.
+
+    Raises:
+      BadInput: for what cannot be read, or if nobody says the network.
+    """
+    found = ready.ready(source.open(path), name, arch)
+    read = partial(found.weights.variables, found.spec)
+    return Opened(name, found.config, found.preprocessing, 0, None, read, found.notes)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Member:
-    """One run, opened.
+    """What was opened, and what it is judged on.
 
     Attributes:
       config: its own, with the data set and the splits that it is judged on.
-      step: of the weights.
-      meta: what was saved beside them.
       source: of the records.
-      averaged: the weights are the moving average.
     """
 
-    workdir: Path
+    opened: Opened
     config: ConfigDict
     spec: Spec
-    step: int
-    meta: dict[str, Any]
     preprocessing: Preprocessing
     source: Source
     task: Task
-    averaged: bool
 
     @classmethod
-    def open(cls, workdir: Path, overrides: list[str], split: str, which: str) -> "Member":
-        """A run from its folder; reads no weights and, unless the run is of 0.1.0, no images.
+    def open(cls, name: str, overrides: list[str], split: str, which: str, arch: str | None = None) -> "Member":
+        """The run or the file that a --workdir names; reads no images, unless the run is of 0.1.0.
 
         Args:
           overrides: FIELD=VALUE of the config, for another data set, folder or split.
           split: `train`, `validation` or `test` of the run, or a slice of a stored split.
           which: one of WEIGHTS.
+          arch: as in `of_file`.
 
         Raises:
-          BadInput: if there is no run, no such split or no such checkpoint, or an override would change the run.
+          BadInput: as `of_run` and `of_file`, if there is no such split, or if an override would change the run.
         """
-        path = workdir / "config.json"
-        if not path.is_file():
-            raise BadInput(f"--workdir={workdir} holds no run to evaluate; train one there first")
-        own = restored(files.read_json(path), path)
-        config = cli.judged(own, overrides, "this command")
-        listing = experiment.listing(workdir, config, own)
-        with closing(Checkpoints(workdir)) as checkpoints:
-            step = find(checkpoints, workdir, which)
-            meta = checkpoints.meta(step)
-        if which == "ema" and "ema_digest" not in meta:
-            raise BadInput(
-                f"--weights=ema: --workdir={workdir} has no moving average (ema.decay=0): use last or best"
-            )
-        saved = meta.get("preprocessing")  # 0.1.0 saved none
-        preprocessing = Preprocessing.from_json(saved) if saved else open_dataset(**config.data).preprocessing
+        path = hub.local(name)
+        is_file = source.is_weights(path)
+        if is_file and which != "last":
+            raise BadInput(f"--weights={which} is for runs, and --workdir={name} is none: leave it out")
+        if arch and not is_file:
+            raise BadInput(f"--arch={arch} is for files of weights, and --workdir={name} is none: leave it out")
+        opened = of_file(name, path, arch) if is_file else of_run(path, which)
+        config = cli.judged(opened.config, overrides, "this command")
+        listing = None if is_file else experiment.listing(path, config, opened.config)
+        preprocessing = opened.trained_with(config.data)
         facts = resolve(**config.data, preprocessing=preprocessing, listing=listing)
-        listing, name = facts.source.listing, config.data.name
-        for note in facts.source.notes:
+        listing, data = facts.source.listing, config.data.name
+        for note in (*opened.notes, *facts.source.notes):
             say(f"note      {note}")
         task = Task(
-            whose=str(workdir),
+            whose=name,
             class_names=preprocessing.class_names or facts.class_names,
             num_classes=facts.num_classes,
-            data=f"{name} {config.data.dir}" if listing else name,
-            key=listing.digest if listing else name,
+            data=f"{data} {config.data.dir}" if listing else data,
+            key=listing.digest if listing else data,
             part=facts.parts.get(split) or parse_slice("--split", split, facts.source.sizes),
         )
         spec = dataclasses.replace(network(checks.resolved(config, facts)), scan=False)
-        return cls(workdir, config, spec, step, meta, preprocessing, facts.source, task, which == "ema")
+        return cls(opened, config, spec, preprocessing, facts.source, task)
 
     def weights(self, mesh: Mesh, bn: Exact | None = None) -> dict[str, Any]:
         """`params` and `batch_stats` on every device, unrolled; with `bn` with these statistics.
@@ -112,9 +177,7 @@ class Member:
         Raises:
           BadInput: for a damaged checkpoint, or a damaged record of the training split.
         """
-        with closing(Checkpoints(self.workdir)) as checkpoints:
-            saved = checkpoints.weights(self.step, self.averaged)
-        weights = jax.device_put(scan.unroll(saved), sharding.replicated(mesh))
+        weights = jax.device_put(self.opened.read(), sharding.replicated(mesh))
         if bn is None:
             return weights
         size, seed = self.config.batch_size, self.config.seed
@@ -123,7 +186,7 @@ class Member:
         where = sharding.replicated(mesh) if size % mesh.size else sharding.batch_sharding(mesh)
         dataset = open_dataset(**self.config.data, preprocessing=self.preprocessing, listing=self.source.listing)
         normalization = Normalization.of(self.preprocessing)
-        with closing(dataset.train(size, seed, self.step)) as batches:
+        with closing(dataset.train(size, seed, self.opened.step)) as batches:
             placed = (jax.device_put(batch, where) for batch in itertools.islice(batches, bn.batches))
             images = (training_views(batch, normalization, dataset.pad)["image"] for batch in placed)
             params, running = weights["params"], weights["batch_stats"]
@@ -139,7 +202,8 @@ class Member:
           BadInput: for a damaged checkpoint or record.
         """
         records, shown = self.source.open(self.task.part), time.monotonic()
-        say(f"evaluating step {self.step} of {self.workdir} on {self.task.records}, {len(records):,} images")
+        whose = f"step {self.opened.step} of {self.opened.name}"
+        say(f"evaluating {whose} on {self.task.records}, {len(records):,} images")
 
         def seen(images: int) -> None:
             nonlocal shown
@@ -163,10 +227,10 @@ class Member:
     def json(self) -> dict[str, Any]:
         """What a result says of the run."""
         return {
-            "workdir": str(self.workdir),
+            "workdir": self.opened.name,
             "name": self.config.name,
-            "step": self.step,
-            "weights_digest": self.meta["ema_digest" if self.averaged else "weights_digest"],
+            "step": self.opened.step,
+            "weights_digest": self.opened.digest or digest.of(self.opened.read()),
             "preprocessing": self.preprocessing.json(),
         }
 

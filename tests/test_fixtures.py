@@ -98,10 +98,10 @@ def test_a_flipped_bit_is_found_by_the_old_digest(old):
 
 def test_weights_start_another_run(old):
     config = restored(old / "finished")
-    check_source(old / "finished", configs.network(config))
+    check_source(str(old / "finished"), configs.network(config))
     fresh = program(config).abstract
     fresh = jax.tree.map(lambda a: jax.device_put(jax.numpy.zeros(a.shape, a.dtype), a.sharding), fresh)
-    state = initialize_from(old / "finished", fresh, configs.network(config))
+    state = initialize_from(str(old / "finished"), fresh, configs.network(config))
     with closing(Checkpoints(old / "finished")) as checkpoints:
         weights = checkpoints.weights(60)
     assert digest.of({"params": state.params, "batch_stats": state.batch_stats}) == digest.of(weights)

@@ -18,8 +18,8 @@ from resjax.data.preprocess import Preprocessing
 from resjax.errors import BadInput
 from resjax.models.resnet import ResNet, init_variables
 from resjax.models.spec import Spec
-from resjax.predictor import load
 from resjax.train.adopt import adopt
+from resjax.weights import ready
 from tests.weights.conftest import FIXTURES
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -176,7 +176,7 @@ def test_a_file_that_says_nothing_is_taken_as_torchvisions(monkeypatch):
     spec = Spec(
         **{"stem": "conv7", "shortcut": "B", "units": (1, 2), "widths": (4, 6), "stem_width": 4}, num_classes=0
     )
-    monkeypatch.setattr(load, "imagenet", {"v1-18": spec}.get)
+    monkeypatch.setattr(ready, "imagenet", {"v1-18": spec}.get)
     found = resjax.load(FIXTURES / "torchvision.pth", arch="v1-18")
     assert (found.preprocessing.size, found.side, found.spec.num_classes) == (224, 224, 5)
     assert "the file does not say its preprocessing: torchvision's is taken" in found.notes
@@ -265,7 +265,7 @@ def test_a_sheet_shows_what_was_seen(ask, model, folder, drawn, tmp_path):
             ["a.png", "--workdir={digits}", "--weights=x.pth"],
             "--weights=x.pth beside --workdir must be last, best, ema",
         ),
-        (["a.png", "--workdir={digits}", "--weights=ema"], "holds no moving average"),
+        (["a.png", "--workdir={digits}", "--weights=ema"], "has no moving average"),
         (
             ["a.png", "--workdir={digits}", "--sheet=/nowhere/a.png"],
             "--sheet=/nowhere/a.png: there is no such folder",

@@ -21,6 +21,7 @@ from resjax.models.spec import Spec
 from resjax.train.checkpoint import Checkpoints
 from resjax.train.initialize import initialize_from
 from resjax.train.loop import Experiment
+from resjax.weights import source
 
 Variables = dict[str, Any]
 
@@ -70,6 +71,10 @@ class OpenedRun:
           BadInput: if the folder holds no run.
         """
         saved = workdirs[0] / "config.json"
+        if source.is_weights(workdirs[0]):
+            raise BadInput(
+                f"--workdir={workdirs[0]} is a file of weights: make it a run, by python -m resjax.weights import"
+            )
         if not saved.is_file():
             raise BadInput(
                 f"--workdir={workdirs[0]} holds no run (no config.json); give the workdir of a training run"
@@ -142,7 +147,7 @@ class OpenedRun:
         Raises:
           BadInput: if the checkpoint is damaged or cannot be read.
         """
-        if step == 0:
+        if step not in self.steps:  # 0 is saved of a run that was made of imported weights
             return self._start()
         with closing(Checkpoints(self.workdir)) as checkpoints:
             return scan.unroll(jax.device_put(checkpoints.weights(step)))
@@ -168,8 +173,8 @@ class OpenedRun:
         # a scanned network draws other weights than the same network unrolled.
         state = self.experiment.program.init(np.uint32(self.config.seed))
         if self.config.init_from:
-            classes = self.experiment.dataset.preprocessing.class_names
-            state = initialize_from(Path(self.config.init_from), state, self.experiment.spec, classes)
+            own = self.experiment.dataset.preprocessing
+            state = initialize_from(self.config.init_from, state, self.experiment.spec, own)
         return scan.unroll({"params": state.params, "batch_stats": state.batch_stats})
 
 

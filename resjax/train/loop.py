@@ -149,8 +149,7 @@ def start(experiment: Experiment, checkpoints: Checkpoints, began: float) -> tup
         return state, Progress.from_json(meta.get("progress", meta), began)
     state = program.init(np.uint32(config.seed))
     if config.init_from:
-        classes = experiment.dataset.preprocessing.class_names
-        state = initialize_from(Path(config.init_from), state, experiment.spec, classes)
+        state = initialize_from(config.init_from, state, experiment.spec, experiment.dataset.preprocessing)
     return state, Progress(began=began)
 
 

@@ -5,10 +5,10 @@
     python -m resjax.weights export --workdir=RUN --format=timm --out=DIR
 
 show    prints what a file holds, which networks it fits, and its preprocessing.
-import  makes a run that evaluate, analysis and init_from take. Names and shapes do not identify a network (v1 and
-        v1.5 have the same), so --arch says which network of configs/imagenet.py it is, unless the folder's
-        config.json does. --config.model.FIELD=VALUE changes a field of it. Where a file does not say its
-        preprocessing, torchvision's is taken; flags change it.
+import  makes a run, which analysis takes; evaluate, predict and init_from take the file itself, too. Names and
+        shapes do not identify a network (v1 and v1.5 have the same), so --arch says which network of
+        configs/imagenet.py it is, unless the folder's config.json does. --config.model.FIELD=VALUE changes a field
+        of it. Where a file does not say its preprocessing, torchvision's is taken; flags change it.
 export  writes safetensors with the names of --format's library, its config files, and a model card.
 
 FILE is .safetensors, .pth or .bin, a folder of timm or transformers, or hf://OWNER/NAME[@REVISION] on the Hugging
@@ -32,21 +32,19 @@ from typing import Any
 import jax
 import numpy as np
 from absl import flags
-from ml_collections import ConfigDict
 
 from resjax import cli, files, paths
-from resjax.config import default, network, restored
+from resjax.config import network, restored
 from resjax.data.loader import open_dataset
 from resjax.data.preprocess import INTERPOLATIONS, Preprocessing
 from resjax.errors import DONE, BadInput, unknown
 from resjax.member import WEIGHTS, find, say
 from resjax.models import scan
-from resjax.models.published import imagenet
 from resjax.models.spec import Spec
 from resjax.train import summary
 from resjax.train.adopt import adopt, check_new
 from resjax.train.checkpoint import Checkpoints
-from resjax.weights import export, hub, preprocessing, source
+from resjax.weights import export, hub, preprocessing, ready, source
 from resjax.weights.card import Trained
 from resjax.weights.source import Weights
 
@@ -93,13 +91,8 @@ def main(argv: list[str]) -> int:
     if name == "import":
         return import_file(given, rest)
     cli.parse(rest, define_show, config=False)
-    print(shown(source.open(local(given))))
+    print(shown(source.open(hub.local(given))))
     return DONE
-
-
-def local(given: str) -> Path:
-    """Where the file or folder lies, fetched from the Hub if it must be."""
-    return hub.fetched(given) if given.startswith(hub.SIGN) else Path(given)
 
 
 def shown(weights: Weights) -> str:
@@ -149,58 +142,26 @@ def import_file(given: str, argv: list[str]) -> int:
         raise BadInput("--workdir is missing: give a new folder for the run")
     workdir = Path(values.workdir)
     check_new("--workdir", workdir)
-    weights = source.open(local(given))
-    own = chosen_preprocessing(weights, values)
-    config = chosen_config(weights, values.arch, cli.overrides(argv))
-    spec = weights.network(network(config) if values.arch or weights.spec else None)
-    spec = dataclasses.replace(spec, input_size=own.size or spec.input_size)
-    if own.channels != spec.input_channels:
-        raise BadInput(
-            f"--mean is of {own.channels} channels, the weights are of {spec.input_channels}: give --mean and --std"
-        )
-    if own.class_names and len(own.class_names) != spec.num_classes:
-        raise BadInput(
-            f"--class_names gives {len(own.class_names)}, and the weights have {spec.num_classes} classes"
-        )
-    variables = weights.variables(spec)
-    for field in ("num_classes", "input_channels", "input_size"):
-        config.model[field] = getattr(spec, field)
-    if weights.config is None or values.arch:
-        config.name = values.arch or Path(given.partition("@")[0]).stem
-        config.data.name = "imagenet2012" if spec.num_classes == 1000 else "folder"
+    weights = source.open(hub.local(given))
+    own = chosen_preprocessing(weights.preprocessing or preprocessing.torchvision(), values)
+    config = ready.settings(weights, values.arch)
+    cli.override(config, cli.overrides(argv))
+    found = ready.ready(weights, given, values.arch, config, own)
+    variables = weights.variables(found.spec)
     origin = {
         "file": given if given.startswith(hub.SIGN) else str(weights.path),
         "sha256": sha256(weights.path),
         "names": weights.library,
     }
-    digest = adopt(workdir, config, variables, own, origin)
-    by_file = weights.spec is not None
-    if not by_file and weights.library == "timm" and (spec.unit, spec.stride_on) == ("bottleneck", "1x1"):
-        say("note      this network strides on the 1x1, those of torchvision and timm on the 3x3 (--arch=v1.5-...)")
-    for note in weights.notes:
+    digest = adopt(workdir, found.config, variables, own, origin)
+    for note in found.notes:
         say(f"note      {note}")
-    say(f"network   {described(spec)}\nimages    {said(own)}\ndigest    {digest}\nwritten   {workdir}")
+    say(f"network   {described(found.spec)}\nimages    {said(own)}\ndigest    {digest}\nwritten   {workdir}")
     return DONE
 
 
-def chosen_config(weights: Weights, arch: str | None, assignments: list[str]) -> ConfigDict:
-    """The config of the new run: of the network that a person chose, or that the file says, or that of its run."""
-    if weights.config and not arch:
-        config = weights.config
-        config.model.scan, config.init_from = False, ""
-    else:
-        config = default(imagenet(arch) if arch else weights.spec)
-        config.total_steps = 1
-    cli.override(config, assignments)
-    return config
-
-
-def chosen_preprocessing(weights: Weights, values: flags.FlagValues) -> Preprocessing:
-    """The preprocessing that the file says, or else torchvision's, with what the flags change."""
-    own = weights.preprocessing
-    if own is None:
-        own = preprocessing.torchvision()
-        say("note      the file does not say its preprocessing: torchvision's is taken, but for what flags change")
+def chosen_preprocessing(own: Preprocessing, values: flags.FlagValues) -> Preprocessing:
+    """The preprocessing with what the flags change."""
     changed: dict[str, Any] = {}
     for flag in ("mean", "std"):
         if (given := getattr(values, flag)) is not None:

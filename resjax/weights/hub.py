@@ -12,6 +12,11 @@ ADDRESS = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", re.ASCII)
 CONFIGS = ["config.json", "preprocessor_config.json", source.STEPS]
 
 
+def local(given: str) -> Path:
+    """Where a file or folder lies, or what was fetched of an address on the Hub; raises as `fetched`."""
+    return fetched(given) if given.startswith(SIGN) else Path(given)
+
+
 def fetched(address: str) -> Path:
     """The folder on this machine that holds the weights and the config files; nothing else is fetched.
 

@@ -93,6 +93,18 @@ class Weights:
                 raise BadInput(f"{self.path}: {row.name} holds values that cannot be: get it again")
         return found
 
+    def for_network(self, spec: Spec) -> dict[str, Any]:
+        """As `variables`, for a network of the same architecture: with the weights' own head.
+
+        Raises:
+          BadInput: for another network, or one that the library of the weights would compute in another way.
+        """
+        own = self.network(dataclasses.replace(spec, scan=False))
+        assert self.library is not None
+        if self.spec is None:
+            limits.check(spec, self.library, str(self.path))
+        return self.variables(own)
+
 
 def is_weights(path: Path) -> bool:
     """Whether a path is a file, or a folder with a file of weights: not the workdir of a run."""
@@ -161,20 +173,6 @@ def _weights(path: Path, spec: Spec | None = None, own: Preprocessing | None = N
                 f"{path.parent} names {len(own.class_names)} classes, and its weights have {spec.num_classes}"
             )
     return Weights(path, found, library, spec, own, notes)
-
-
-def for_network(path: Path, spec: Spec) -> dict[str, Any]:
-    """The `params` and `batch_stats` of weights for a network of the same architecture, with their own head.
-
-    Raises:
-      BadInput: for another network, or one that the library of the weights would compute in another way.
-    """
-    weights = open(path)
-    own = weights.network(dataclasses.replace(spec, scan=False))
-    assert weights.library is not None
-    if weights.spec is None:
-        limits.check(spec, weights.library, str(path))
-    return weights.variables(own)
 
 
 def _is_safetensors(path: Path) -> bool:

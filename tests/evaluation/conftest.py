@@ -1,6 +1,7 @@
 """Photographs of many shapes, and saved networks that were never trained: what is tested is how they are judged."""
 
 from contextlib import closing
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -88,8 +89,8 @@ def softmax():
     """What a network of a member says of uint8 images of one shape, in the plainest way: float [n, K]."""
 
     def of(member, images):
-        with closing(Checkpoints(member.workdir)) as checkpoints:
-            weights = checkpoints.weights(member.step)
+        with closing(Checkpoints(Path(member.opened.name))) as checkpoints:
+            weights = checkpoints.weights(member.opened.step)
         own = member.preprocessing
         x = (np.stack(images).astype(np.float32) - own.mean) / own.std
         logits = np.asarray(ResNet(member.spec).apply(weights, x), np.float64)

@@ -53,7 +53,7 @@ def test_an_ensemble_is_the_mean_of_softmax(judge, runs, stored, softmax):
     one, both = judge(workdirs[0]), judge(*workdirs)
     probabilities = []
     for workdir in (runs.first, runs.second):
-        member = Member.open(workdir, [], "test", "last")
+        member = Member.open(str(workdir), [], "test", "last")
         images = [member.preprocessing.view([image])[0] for image in stored[0]]
         probabilities.append(softmax(member, images))
     for found, mean in ((one, probabilities[0]), (both, (probabilities[0] + probabilities[1]) / 2)):
@@ -77,7 +77,7 @@ def test_exact_bn_statistics_of_the_batches_that_training_would_see_next(judge, 
     flags = (f"--workdir={runs.first}", "--bn=exact")
     found = judge(*flags, "--bn_batches=1")
     assert found["bn"] == {"statistics": "exact", "definition": "mean_variance", "batches": 1}
-    member = Member.open(runs.first, [], "test", "last")
+    member = Member.open(str(runs.first), [], "test", "last")
     dataset = open_dataset(**member.config.data, preprocessing=member.preprocessing)
     with closing(dataset.train(8, 0, start_step=2)) as batches, closing(Checkpoints(runs.first)) as checkpoints:
         weights, batch = checkpoints.weights(2), next(batches)

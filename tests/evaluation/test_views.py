@@ -2,6 +2,7 @@
 
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 @pytest.fixture
 def member(runs):
-    return Member.open(runs.first, [], "test", "last")
+    return Member.open(str(runs.first), [], "test", "last")
 
 
 def judged(member, chosen, devices=1):
@@ -72,8 +73,8 @@ def test_a_square_image_at_the_networks_size_is_its_centre_view(member, stored):
         options = {"batch_size": 8, "devices": 1, "threads": 1}
         return np.exp(views.scores(member.spec, weights, whole, records, chosen, place, **options)[0])
 
-    with closing(Checkpoints(member.workdir)) as checkpoints:
-        weights = checkpoints.weights(member.step)
+    with closing(Checkpoints(Path(member.opened.name))) as checkpoints:
+        weights = checkpoints.weights(member.opened.step)
     centre = (says(square, Views()) + says(square[:, :, ::-1], Views())) / 2
     np.testing.assert_allclose(says(square, Views("scales", (32,))), centre, rtol=1e-5)
 

@@ -605,9 +605,9 @@ def started(flags, source):
     from resjax.train.initialize import check_source, initialize_from
 
     one = experiment.open(load([*flags, *SOURCE, f"--config.init_from={source}"]))
-    check_source(source, one.spec)
+    check_source(str(source), one.spec)
     fresh = one.program.init(np.uint32(0))
-    return initialize_from(source, fresh, one.spec), one.program.init(np.uint32(0)), one.program
+    return initialize_from(str(source), fresh, one.spec), one.program.init(np.uint32(0)), one.program
 
 
 @pytest.mark.parametrize("scanned", ["false", "true"])
@@ -650,7 +650,8 @@ def test_init_from_weights_of_other_classes(tiny, tmp_path, capfd, names, fresh_
     with closing(Checkpoints(tmp_path, 1)) as checkpoints:
         checkpoints.save(one.program.init(np.uint32(1)), {"config": {}, "preprocessing": own.json()})
     fresh = one.program.init(np.uint32(0))
-    state = initialize_from(tmp_path, fresh, one.spec, ("cat", "dog"))
+    mine = dataclasses.replace(own, class_names=("cat", "dog"))
+    state = initialize_from(str(tmp_path), fresh, one.spec, mine)
     same = digest.of(state.params["head"]) == digest.of(one.program.init(np.uint32(0)).params["head"])
     assert same == fresh_head
     err = capfd.readouterr().err
@@ -659,7 +660,7 @@ def test_init_from_weights_of_other_classes(tiny, tmp_path, capfd, names, fresh_
 
 
 def test_init_from_in_a_run(call, tiny, source, tmp_path):
-    """Bad sources are found before anything is written; a good one is trained on from step 0."""
+    """Bad sources are found before anything is written; a good one is needed at step 0 alone."""
     flags = (*tiny, *SOURCE, f"--workdir={tmp_path}/run")
     for folder, message in {source: "holds another network: ", tmp_path: "holds no checkpoint"}.items():
         code, _, err = call(*flags, f"--config.init_from={folder}", "--config.model.widths=4,12")
@@ -667,12 +668,17 @@ def test_init_from_in_a_run(call, tiny, source, tmp_path):
         assert message in err
         assert len(err.splitlines()) == 1
         assert not (tmp_path / "run").exists()
-    code, _, err = call(*flags, f"--config.init_from={source}")
+    shutil.copytree(source, tmp_path / "start")
+    flags += (f"--config.init_from={tmp_path}/start",)
+    code, _, err = call(*flags)
     assert code == 0, err
     assert "resumed" not in err
     losses = [json.loads(line)["loss"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     before = [json.loads(line)["loss"] for line in (source / "metrics.jsonl").read_text().splitlines()]
     assert losses[0] != before[0]  # the first loss is not that of fresh weights
+    shutil.rmtree(tmp_path / "start")
+    code, _, err = call(*flags)
+    assert (code, "is finished" in err) == (0, True), err
 
 
 @pytest.mark.parametrize("damage", [flip, DAMAGES["deleted meta"]], ids=["digest", "deleted"])

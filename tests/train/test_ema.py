@@ -109,9 +109,8 @@ def test_a_run_with_an_average(call, tiny, opened, states, tmp_path, read_record
     assert other["loss"] == pytest.approx(found["test_ema_loss"], rel=1e-5)
     assert other["runs"][0]["weights_digest"] == digest.of(states[-1].ema)
 
-    state = initialize_from(
-        tmp_path, opened.program.init(SEED), opened.spec
-    )  # takes the weights, and averages from them
+    # Takes the weights, and averages from them.
+    state = initialize_from(str(tmp_path), opened.program.init(SEED), opened.spec)
     assert digest.of(state.params) == digest.of(states[-1].params)
     assert digest.of(state.ema) == digest.of({k: getattr(states[-1], k) for k in digest.WEIGHTS})
 

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from resjax import evaluate
+from resjax.analysis.runs import OpenedRun
 from resjax.cli import load
 from resjax.config import default
 from resjax.data.preprocess import Preprocessing
@@ -24,7 +25,7 @@ from resjax.train.checkpoint import Checkpoints
 from resjax.train.initialize import check_source, initialize_from, normalizes_otherwise
 from resjax.train.step import TrainState
 from resjax.weights import __main__ as command
-from resjax.weights import architectures, export, names, preprocessing, source, tensors
+from resjax.weights import architectures, export, hub, names, preprocessing, source, tensors
 from resjax.weights.card import Trained
 from tests.weights.conftest import FIXTURES, NETWORKS
 
@@ -85,19 +86,35 @@ def test_an_imported_run_is_evaluated_as_its_library_would(imported, call, tmp_p
             folder.mkdir(parents=True)
             Image.fromarray(photo).save(folder / "x.png")
             Image.fromarray(photo[::-1]).save(folder / f"{split}.png") if split == "train" else None
-    out = tmp_path / "out.json"
     flags = (f"--config.data.dir={tmp_path}/photos", "--config.batch_size=8", "--config.data.test_split=val")
-    code, _, err = call(f"--workdir={imported}", *flags, f"--out={out}", command=evaluate.main)
-    assert code == 0, err
+    judged = []
+    for workdir in (imported, HF):  # the file itself, too
+        out = tmp_path / f"{len(judged)}.json"
+        code, _, err = call(f"--workdir={workdir}", *flags, f"--out={out}", command=evaluate.main)
+        assert code == 0, err
+        judged.append(json.loads(out.read_text()))
     found, meta = saved(imported)
     inside = (photos[:, 2:37, 2:37] - np.float32([123.675, 116.28, 103.53])) / np.float32([58.395, 57.12, 57.375])
     logits = jax.jit(ResNet(NETWORKS["transformers_v1"][1]).apply)(found, inside.astype(np.float32))
     loss = -np.asarray(jax.nn.log_softmax(logits))[np.arange(5), np.arange(5)].mean()
-    assert json.loads(out.read_text())["loss"] == pytest.approx(loss, rel=1e-4)
+    assert judged[0]["loss"] == pytest.approx(loss, rel=1e-4)
+    (of_run,), (of_file,) = (each.pop("runs") for each in judged)
+    assert judged[0] == judged[1]
+    assert of_file == of_run | {"workdir": str(HF)}
+    assert of_file["weights_digest"] == meta["weights_digest"]
     assert meta["preprocessing"]["class_names"] == [f"kind {i}" for i in range(5)]
     assert len(meta["origin"]["sha256"]) == 64
     data = meta["config"]["data"]
     assert [data[field] for field in ("image_size", "crop_share", "interpolation")] == [35, 0.875, "bicubic"]
+
+
+def test_an_imported_run_is_looked_into_as_it_is(imported):
+    """Not as a run is that starts from fresh weights, although it has taken no step."""
+    opened = OpenedRun.open(imported)
+    assert (opened.find(None), opened.find("0")) == (0, 0)
+    same(jax.device_get(opened.variables(0)), saved(imported)[0])
+    with pytest.raises(BadInput, match=r"is a file of weights: make it a run, by python -m resjax\.weights import"):
+        OpenedRun.open(FIXTURES / "torchvision.pth")
 
 
 @pytest.mark.parametrize("form", ["huggingface", "resjax"])
@@ -214,6 +231,26 @@ def test_mistakes_are_one_line_and_nothing_is_written(call, tmp_path, flags, say
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ([f"--workdir={HF}", "--weights=best"], f"--weights=best is for runs, and --workdir={HF} is none"),
+        ([f"--workdir={HF}", "--arch=v1-18"], "says another network: model.units="),
+        ([f"--workdir={HF}", "--config.model.stride_on=3x3"], "model.stride_on: '1x1' there, '3x3' here"),
+        ([f"--workdir={FIXTURES}/torchvision.pth"], "does not say which network it is of"),
+        (["--workdir=hf://tiny"], "is no address on the Hub"),
+        (
+            ["--workdir=configs", "--arch=v1-18"],
+            "--arch=v1-18 is for files of weights, and --workdir=configs is none",
+        ),
+    ],
+)
+def test_a_file_that_cannot_be_evaluated(call, flags, says):
+    code, out, err = call(*flags, command=evaluate.main)
+    assert (code, out) == (2, "")
+    assert says in err.splitlines()[-1]
+
+
 def test_a_process_of_its_own(run, tmp_path):
     shutil.copytree(HF, tmp_path / "in")
     (tmp_path / "in" / "model.safetensors").write_bytes(b"\xff" * 8 + b"{}")
@@ -247,19 +284,20 @@ def test_timms_config_goes_out_and_in(name):
     assert architectures.difference(architectures.of_timm(config, ""), spec) is None
 
 
-def test_init_from_a_file(capfd):
+def test_init_from_a_file(capfd, monkeypatch):
     spec = dataclasses.replace(NETWORKS["transformers_v1"][1], num_classes=3)
     zeros = {row.name: np.zeros(row.there, np.float32) for row in names.rows(spec, "resjax")}
     weights = jax.device_put(names.variables(spec, "resjax", zeros))
     fresh = TrainState(np.int32(0), **weights, opt_state=optax.sgd(0.1).init(weights["params"]), ema=weights)
-    check_source(HF, spec)
-    state = initialize_from(HF, fresh, spec)
-    assert "its head is for other classes; the head starts fresh" in capfd.readouterr().err
-    assert not normalizes_otherwise(HF, preprocessing.torchvision())
-    assert not normalizes_otherwise(FIXTURES / "torchvision.pth", preprocessing.torchvision())  # nobody knows
+    check_source(str(HF), spec)
+    state = initialize_from(str(HF), fresh, spec, preprocessing.torchvision())
+    assert capfd.readouterr().err == f"init_from={HF}: its head is for other classes; the head starts fresh\n"
+    monkeypatch.setattr(hub, "fetched", {"hf://tiny/resnet": HF}.get)
     halves = Preprocessing(np.float32([127.5] * 3), np.float32([127.5] * 3))
-    assert normalizes_otherwise(HF, halves)
-    assert normalizes_otherwise(HF, Preprocessing(np.zeros((8, 8, 3), np.float32), np.float32(1)))
+    check_source("hf://tiny/resnet", spec)
+    same(initialize_from("hf://tiny/resnet", fresh, spec, halves).batch_stats, state.batch_stats)
+    assert "were trained with another mean or deviation of images" in capfd.readouterr().err
+    assert normalizes_otherwise(halves, Preprocessing(np.zeros((8, 8, 3), np.float32), np.float32(1)))
     there = source.open(HF).variables(NETWORKS["transformers_v1"][1])
     same(
         {k: v for k, v in state.params.items() if k != "head"},
@@ -308,4 +346,4 @@ def test_a_run_of_resjax_keeps_its_recipe(weights, tmp_path):
 )
 def test_init_from_weights_of_another_network_is_refused(file, fields, says):
     with pytest.raises(BadInput, match=says):
-        check_source(FIXTURES / file, dataclasses.replace(NETWORKS[file][1], **fields))
+        check_source(str(FIXTURES / file), dataclasses.replace(NETWORKS[file][1], **fields))
