@@ -125,23 +125,36 @@ PANELS = {
 
 
 def plot(found: Mapping[str, Any], path: Path, note: str = "") -> None:
-    """One row per run, one line per step; the log scales are shared. They cannot show norms of zero."""
+    """One row per run, one line per step; of the start alone one row for all, one line per run.
+
+    The log scales are shared. They cannot show norms of zero.
+    """
     caption = f"{figure.about(found)}; L2 norms; gradients are those of the mean loss of {figure.images(found)}"
     caption += f"; {note}" if note else ""
-    with figure.panels(
-        path, len(found), len(PANELS), (15, 0.9 + 2.8 * len(found)), caption, sharex="col", sharey="col"
-    ) as axes:
-        for row, (label, run) in zip(axes, found.items(), strict=True):
-            colours = matplotlib.colormaps["viridis"].resampled(len(run["steps"]) + 1)
-            for i, at in enumerate(run["steps"]):
-                text = "at the start" if at["step"] == 0 else f"step {at['step']:,}"
+    rows = lines(found)
+    size = (15, 0.9 + (4.4 if len(rows) == 1 else 2.8 * len(rows)))
+    with figure.panels(path, len(rows), len(PANELS), size, caption, sharex="col", sharey="col") as axes:
+        for row, (title, norms) in zip(axes, rows.items(), strict=True):
+            for label, (at, colour) in norms.items():
                 for one, kind in zip(row, PANELS, strict=True):
-                    one.plot(range(1, len(at[kind]) + 1), at[kind], ".-", lw=1.2, color=colours(i), label=text)
+                    one.plot(range(1, len(at[kind]) + 1), at[kind], ".-", lw=1.2, color=colour, label=label)
             for one, (_, norm) in zip(row, PANELS.values(), strict=True):
-                one.set(title=label, ylabel=norm, yscale="log")
+                one.set(title=title, ylabel=norm, yscale="log")
             row[-1].legend(fontsize=8)
         for one, (depth, _) in zip(axes[-1], PANELS.values(), strict=True):
             figure.by_depth(one, depth)
+
+
+def lines(found: Mapping[str, Any]) -> dict[str, dict[str, tuple[Mapping[str, Any], Any]]]:
+    """By title of a row and label of a line: the norms at a step, and a colour."""
+    if all(len(run["steps"]) == 1 for run in found.values()):
+        return {"at the start": {label: (run["steps"][0], f"C{i}") for i, (label, run) in enumerate(found.items())}}
+    rows = {}
+    for label, run in found.items():
+        colours = matplotlib.colormaps["viridis"].resampled(len(run["steps"]) + 1)
+        texts = ("at the start" if at["step"] == 0 else f"step {at['step']:,}" for at in run["steps"])
+        rows[label] = {text: (at, colours(i)) for i, (text, at) in enumerate(zip(texts, run["steps"], strict=True))}
+    return rows
 
 
 def profiles(found: Any) -> dict[str, list[float]]:

@@ -169,7 +169,7 @@ def plot(found: Mapping[str, Any], path: Path) -> None:
         "one geometric standard deviation either way (width 1 at 0: n=1, exact); dashed: the formula, for random "
         "sigmoids the bound, for residual units of two layers the direct term"
     )
-    with figure.panels(path, 2, 2, (11, 8), caption) as axes:
+    with figure.panels(path, 2, 2, (11, 7), caption) as axes:
         for one, (family, title) in zip(axes.flat, FAMILIES.items(), strict=True):
             cases = [case for case in found["cases"] if case["family"] == family]
             for colour, case in enumerate(cases):
@@ -179,6 +179,8 @@ def plot(found: Mapping[str, Any], path: Path) -> None:
                 one.plot(passed, 10**mean, color=style, lw=1.6, label=f"{case['label']} ({case['formula']:.3g}^L)")
                 one.fill_between(passed, 10 ** (mean - std), 10 ** (mean + std), color=style, alpha=0.2, lw=0)
                 one.plot(passed, case["formula"] ** passed, "--", color=style, lw=1)
-            one.set(title=title, yscale="log", ylabel="gradient's size, over that at the output")
+            one.set(title=title, yscale="log")
             figure.by_depth(one, "units passed, L")
             one.legend(fontsize=8)
+        for one in axes[:, 0]:
+            one.set_ylabel("gradient's size, over that at the output")

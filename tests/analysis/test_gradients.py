@@ -126,3 +126,13 @@ def test_a_picture_of_several_runs(residual, scanned, tmp_path, drawn):
     assert texts == ["at the start", "step 2"]
     last = found["residual"]["steps"][-1]
     assert gradients.profiles(found["residual"])["weights at step 4"] == last["weights"]
+
+
+def test_a_picture_of_several_runs_at_the_start_has_them_in_one_row(residual, scanned, tmp_path, drawn):
+    runs = {w.name: OpenedRun.open(w) for w in (residual, scanned)}
+    found = {name: gradients.measure(run, Options(step="0", images=32)) for name, run in runs.items()}
+    gradients.plot(found, tmp_path / "x.png")
+    assert [axes.get_title() for axes in drawn[0].axes] == ["at the start"] * 3
+    for axes, kind in zip(drawn[0].axes, ("kernels", "weights", "activations"), strict=True):
+        assert [list(line.get_ydata()) for line in axes.lines] == [run["steps"][0][kind] for run in found.values()]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == list(found)
