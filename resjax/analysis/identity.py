@@ -1,7 +1,7 @@
 """How well a stack of plain and of residual units learns the identity, against its depth.
 
 If extra layers could do no harm, a deeper plain stack would fit y = x as well as a shallow one: it only has to set
-every matrix to the identity. v1 section 3.2 argues that solvers find it hard to approximate identities by stacks of
+every matrix to the identity. v1 section 3.1 argues that solvers find it hard to approximate identities by stacks of
 nonlinear layers, and easy to push a residual to zero.
 
 Inputs are |z| with z standard normal, as a ReLU would pass them on, fresh ones at every step. Both stacks have BN
