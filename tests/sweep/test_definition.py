@@ -3,6 +3,7 @@
 import pytest
 
 from resjax.errors import BadInput
+from resjax.models.spec import ORDERS
 from resjax.sweep import Sweep, Variant
 from resjax.sweep.__main__ import main
 from resjax.sweep.definition import load
@@ -115,3 +116,11 @@ def test_the_shipped_sweeps_build(name, tmp_path):
     runs = plan(load(f"configs/sweeps/{name}.py"), tmp_path)
     assert len(runs) >= 6
     assert len({str(run.command) for run in runs}) == len(runs)
+
+
+def test_the_orders_are_compared_in_deep_networks_and_nothing_else_differs(tmp_path):
+    runs = plan(load("configs/sweeps/orders.py"), tmp_path)
+    assert {run.config.model.order for run in runs} == set(ORDERS)
+    of_56_layers = 852_730
+    assert {(run.seed, run.params, run.steps) for run in runs} == {(s, of_56_layers, 112) for s in range(3)}
+    assert len({tuple(a for a in run.arguments if "model.order" not in a) for run in runs}) == 1
