@@ -68,12 +68,13 @@ def blocks(text: str) -> list[Block]:
 
 @pytest.fixture(scope="module")
 def folder(request, tmp_path_factory):
-    """Where the commands run: beside `configs/`, as in a checkout."""
+    """Where the commands run: beside `configs/` and `launch/`, as in a checkout."""
     given = request.config.getoption("book")
     folder = Path(given).resolve() if given else tmp_path_factory.mktemp("book")
     folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "configs").exists():
-        (folder / "configs").symlink_to(ROOT / "configs")
+    for name in ("configs", "launch"):
+        if not (folder / name).exists():
+            (folder / name).symlink_to(ROOT / name)
     return folder
 
 
