@@ -3,8 +3,7 @@
     python -m resjax.sweep --sweep=configs/sweeps/orders.py --workdir=runs/orders --together=3
     python -m resjax.analysis curves --workdir=runs/orders
 
-Three seeds each; tables and a plot in the workdir. Ten epochs, not fifty: with time, or with 20 layers, all five
-learn the digits.
+Three seeds each; tables and a plot in the workdir. Ten epochs, not fifty: the question is how fast each order begins.
 """
 
 from resjax.models.spec import ORDERS

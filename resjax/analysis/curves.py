@@ -36,6 +36,7 @@ NAMES = {
     "test_ema": "test of averaged weights",
 }
 RECORDED = {"error": "accuracy", "loss": "loss"}  # what a curve shows -> the record's field
+FEW = 4  # runs whose legend has room among their curves
 MOVED = "are means since the previous evaluation, while the weights moved"
 
 
@@ -152,7 +153,9 @@ def plot(found: Mapping[str, Any], path: Path, note: str = "") -> None:
                 _line(axes, curve, "error", split, f"C{colour}", band=split == "test" and run["seeds"] > 1)
         axes.set(xlabel="step", ylabel="error (%)")
         figure.from_zero(axes)
-        axes.legend(handles=_legend(found, {split: NAMES[split] for split in drawn}), fontsize=8)
+        # Of many runs it would lie on their lines.
+        where = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if len(found) > FEW else {}
+        axes.legend(handles=_legend(found, {split: NAMES[split] for split in drawn}), fontsize=8, **where)
 
 
 def plot_losses(found: Mapping[str, Any], path: Path, note: str = "") -> None:
