@@ -3,7 +3,7 @@
     python -m resjax.sweep --sweep=configs/sweeps/orders.py --workdir=runs/orders --together=3
     python -m resjax.analysis curves --workdir=runs/orders
 
-Three seeds each; tables and a plot in the workdir. Ten epochs, not fifty: the question is how fast each order begins.
+Three seeds each; tables and a plot in the workdir. Ten epochs, not fifty: how does each begin?
 """
 
 from resjax.models.spec import ORDERS
