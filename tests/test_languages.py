@@ -28,6 +28,9 @@ PICTURE = re.compile(r"!\[([^\]]*)\]\(([^)\s]+)[^)]*\)")
 LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)[^)]*\)")
 URL = re.compile(r"https?://[\w./?=&%#~+:@-]+")
 CELL = re.compile(r"(?<!\\)[|]")
+FORMULA = re.compile(r"(.?)(?<!\$)\$([^$]+)\$(?!\$)(.?)", re.DOTALL)
+DISPLAYED = re.compile(r"^\$\$.+\$\$$", re.MULTILINE)
+UNESCAPED = re.compile(r"\\[^a-zA-Z]")  # Markdown takes this backslash away before the formula is read
 NUMBER = re.compile(
     r"((?:(?<!\w)-)?\d+(?:,\d{3})*(?:\.\d+)*(?:e[+-]?\d+)?)" rf"(?:\s?({'|'.join(SCALES)})(?![a-zA-Z]))?"
 )
@@ -200,6 +203,49 @@ def test_links_lead_somewhere(name: str) -> None:
                 if not (ROOT / path).exists() or (anchor and anchor not in anchors(ROOT / path)):
                     missing.append(f"{section.title or 'above the first section'}: {target}")
     assert not missing, f"{name} has links to nothing:\n" + "\n".join(missing)
+
+
+def broken_formulas(text: str) -> list[str]:
+    """Those that GitHub shows as they are typed, or in part (github/markup, issue 1742)."""
+    found = []
+    for section in sections(text):
+        page = prose(section)
+        shown = DISPLAYED.findall(page)
+        for before, formula, after in FORMULA.findall(DISPLAYED.sub("", page)):
+            apart = not before.strip() and not after.isalnum() and formula == formula.strip()
+            if not apart or "\n" in formula or UNESCAPED.search(formula):
+                found.append(f"{before}${formula}${after}")
+        found += [
+            formula for formula in shown if UNESCAPED.search(formula) or f"\n\n{formula}\n\n" not in f"{page}\n\n"
+        ]
+        found += [line for line in page.splitlines() if line.startswith("|") and "$" in line]
+    return found
+
+
+@pytest.mark.parametrize("name", documents())
+def test_formulas_can_be_read_by_github(name: str) -> None:
+    assert not broken_formulas((ROOT / name).read_text())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "于是。$x$ 为零",
+        "于是 $x$是",
+        "a $ x $ b",
+        "a $x +\ny$ b",
+        r"a $\{x\}$ b",
+        "a\n$$x$$\n\nb",
+        r"$$a \, b$$",
+        "| $x$ |",
+    ],
+)
+def test_a_broken_formula_is_found(text: str) -> None:
+    assert broken_formulas(text)
+
+
+def test_a_sound_formula_is_none_of_these() -> None:
+    assert not broken_formulas("$a$, $b$ $c$.\n$d_1$。\n\n$$e = \\sum_{i=1}^n i$$\n\n`$f`")
 
 
 ENGLISH = """\
