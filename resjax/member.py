@@ -158,6 +158,12 @@ class Member:
         preprocessing = opened.trained_with(config.data)
         facts = resolve(**config.data, preprocessing=preprocessing, listing=listing)
         listing, data = facts.source.listing, config.data.name
+        classes = opened.config.model.num_classes
+        if classes and classes != facts.num_classes:  # named classes that differ are refused by now
+            raise BadInput(
+                f"{name} has {classes:,} classes, data.name={data!r} has {facts.num_classes:,}: take a set "
+                "of the same classes, or fine-tune the weights on this one: configs/finetune.py"
+            )
         for note in (*opened.notes, *facts.source.notes):
             say(f"note      {note}")
         task = Task(

@@ -251,6 +251,22 @@ def test_a_file_that_cannot_be_evaluated(call, flags, says):
     assert says in err.splitlines()[-1]
 
 
+def test_weights_without_names_are_not_evaluated_on_other_classes(call, tmp_path):
+    shutil.copytree(HF, tmp_path / "in")
+    path = tmp_path / "in" / "config.json"
+    labels = {str(i): f"LABEL_{i}" for i in range(5)}  # as transformers says that there are none
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"id2label": labels}))
+    for name in ("train/a", "train/b", "val/a", "val/b"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        Image.new("RGB", (40, 40)).save(tmp_path / "photos" / name / "x.png")
+    code, out, err = call(f"--workdir={tmp_path}/in", f"--config.data.dir={tmp_path}/photos", command=evaluate.main)
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1].startswith(
+        f"error: {tmp_path}/in has 5 classes, data.name='folder' has 2: take a set"
+    )
+    assert "configs/finetune.py" in err
+
+
 def test_a_process_of_its_own(run, tmp_path):
     shutil.copytree(HF, tmp_path / "in")
     (tmp_path / "in" / "model.safetensors").write_bytes(b"\xff" * 8 + b"{}")
