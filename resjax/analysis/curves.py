@@ -82,14 +82,14 @@ def merge(
     """Training records, each the mean since the one before it, merged into means from end to end.
 
     What comes after the last end is one more point if it is at least half as long as the longest distance between
-    ends. Without ends, that is, before the first evaluation, the records stay as they are.
+    ends. With fewer than two ends, of which no curve could be made, the records stay as they are.
 
     Args:
       records: `step` and `field`, ascending.
       ends: ascending steps; one less than half of the longest distance before the next is skipped.
     """
     longest = max((b - a for a, b in zip([0, *ends], ends, strict=False)), default=0)
-    borders = set(runs.spaced(ends, longest / 2)) if ends else {r["step"] for r in records}
+    borders = set(runs.spaced(ends, longest / 2)) if len(ends) > 1 else {r["step"] for r in records}
     merged, before, steps, total = [], 0, 0, 0.0
     for record in records:
         steps += record["step"] - before

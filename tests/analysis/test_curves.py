@@ -27,10 +27,11 @@ def test_errors_in_percent_of_every_split(residual, tmp_path):
     found = curves.measure(OpenedRun.open(residual), OPTIONS)
     summary = json.loads((residual / "summary.json").read_text())
     assert found["splits"].keys() == {"train", "test"}
-    assert found["splits"]["test"]["step"] == found["splits"]["train"]["step"] == [4]
+    assert (found["splits"]["test"]["step"], found["splits"]["train"]["step"]) == ([4], [1, 2, 3, 4])
     assert found["splits"]["test"]["error"] == [100 * (1 - summary["test_accuracy"])]
-    # Merged over the records since the last evaluation, it is the summary's own training error.
-    np.testing.assert_allclose(found["splits"]["train"]["error"], 100 * (1 - summary["train_accuracy"]), rtol=1e-9)
+    # The mean over the only interval between evaluations is the summary's own training error.
+    mean = np.mean(found["splits"]["train"]["error"])
+    np.testing.assert_allclose(mean, 100 * (1 - summary["train_accuracy"]), rtol=1e-9)
     assert (found["data"], found["total_steps"], found["batch_size"], found["seeds"]) == ("digits", 4, 32, 1)
     curves.draw({"a": residual, "b": [residual]}, tmp_path / "x.png")
     assert (tmp_path / "x.png").stat().st_size > 0
@@ -56,11 +57,11 @@ def test_a_last_interval_of_one_step_is_part_of_the_one_before(residual, tmp_pat
 def test_the_curve_of_a_run_that_goes_on(residual, tmp_path):
     training = {10: 0.1, 20: 0.2, 24: 0.3}
     assert curves.read(write(tmp_path / "a", residual, training, {}))["train"]["step"] == [10, 20, 24]
-    assert curves.read(write(tmp_path / "b", residual, training, {20: 0.5}))["train"]["step"] == [20]
-    assert curves.read(write(tmp_path / "c", residual, training | {30: 0.4}, {20: 0.5}))["train"]["step"] == [
-        20,
-        30,
-    ]
+    assert curves.read(write(tmp_path / "b", residual, training, {20: 0.5}))["train"]["step"] == [10, 20, 24]
+    ends = {10: 0.4, 20: 0.5}
+    assert curves.read(write(tmp_path / "c", residual, training, ends))["train"]["step"] == [10, 20]
+    longer = write(tmp_path / "d", residual, training | {30: 0.4}, ends)
+    assert curves.read(longer)["train"]["step"] == [10, 20, 30]
 
 
 def test_a_sweep_gives_the_mean_and_the_spread_of_its_seeds(residual, tmp_path, drawn):
