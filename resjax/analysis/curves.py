@@ -37,7 +37,7 @@ NAMES = {
 }
 RECORDED = {"error": "accuracy", "loss": "loss"}  # what a curve shows -> the record's field
 FEW = 4  # runs whose legend has room among their curves
-MOVED = "are means since the previous evaluation, while the weights moved"
+MOVED = "are means since the point before, while the weights moved"
 
 
 def read(workdir: Path) -> dict[str, Any]:
