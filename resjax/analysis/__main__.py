@@ -107,7 +107,7 @@ def main(argv: list[str]) -> None:
     if not name:
         raise BadInput(f"NAME is missing: python -m resjax.analysis NAME --workdir=RUN ({', '.join(known)})")
     if name not in known:
-        raise BadInput(unknown("NAME", name, known))
+        raise BadInput(unknown("NAME", name, list(known)))
     chosen = {field.name: values[field.name].value for field in dataclasses.fields(Options)}
     options = Options(**chosen)
     for field, value in chosen.items():

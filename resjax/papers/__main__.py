@@ -51,7 +51,7 @@ def main(argv: list[str]) -> int:
     if not name:
         raise BadInput("NAME is missing: give a table, such as v1-table6; python -m resjax.papers list shows them")
     if name not in TABLES:
-        raise BadInput(unknown("table", name, list(TABLES)))
+        raise BadInput(unknown("table", name, [*TABLES, "list"]))
     table = TABLES[name]
     data = values.data or table.data[0]
     if data not in table.data:

@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import difflib
 import re
 import runpy
 from collections import Counter
@@ -79,7 +80,8 @@ def load(path: str) -> Sweep:
       BadInput: if there is no such file, or it does not define a sweep.
     """
     if not Path(path).is_file():
-        raise BadInput(f"--sweep={path}: no such file")
+        near = difflib.get_close_matches(path, sorted(map(str, Path(path).parent.glob("*.py"))), 1)
+        raise BadInput(f"--sweep={path}: no such file" + (f"; did you mean {near[0]}?" if near else ""))
     try:
         _check_keys(path)
         get_sweep = runpy.run_path(path).get("get_sweep")

@@ -36,7 +36,7 @@ def test_the_command_itself(residual, tmp_path):
     ("argv", "message"),
     [
         ([], "NAME is missing"),
-        (["respones", "--workdir=."], "did you mean responses"),
+        (["respones", "--workdir=."], r"did you mean responses\? \(known: responses, gradients, "),
         (["curves"], "--workdir is missing"),
         (["curves", "--workdir=nowhere"], "nowhere holds no run"),
         (["curves", "--workdirs=x"], "did you mean --workdir"),

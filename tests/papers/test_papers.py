@@ -36,6 +36,7 @@ def test_list(capsys):
         ([], "NAME is missing"),
         (["--seeds=1"], "NAME is missing"),
         (["v2-tabel1"], r"table='v2-tabel1' is unknown; did you mean v2-table1\? \(known: v1-table2, v1-table3, "),
+        (["lst"], r"table='lst' is unknown; did you mean list\?"),
         (["v2-table1", "--rows=gate"], r"--rows='gate' is unknown; did you mean gated-0, gated-6\?$"),
         (
             ["v2-table1", "--rows=Gating"],

@@ -98,7 +98,8 @@ def test_files_that_define_no_sweep(source, message, tmp_path):
     ("argv", "message"),
     [
         ([], "--sweep is missing"),
-        (["--sweep=nowhere.py"], "--sweep=nowhere.py: no such file"),
+        (["--sweep=nowhere.py"], "--sweep=nowhere.py: no such file$"),
+        (["--sweep=configs/sweeps/shortcut.py"], r"no such file; did you mean configs/sweeps/shortcuts.py\?"),
         (["--sweep=configs/sweeps/depth.py", "--jobs=0"], "--jobs=0: must be at least 1"),
         (["--sweep=configs/sweeps/depth.py", "--jobs=x"], "jobs"),
         (["--sweep=configs/sweeps/depth.py", "--job=2"], "--job is unknown; did you mean --jobs"),
