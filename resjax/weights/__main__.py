@@ -11,8 +11,9 @@ import  makes a run, which analysis takes; evaluate, predict and init_from take 
         of it. Where a file does not say its preprocessing, torchvision's is taken; flags change it.
 export  writes safetensors with the names of --format's library, its config files, and a model card.
 
-FILE is .safetensors, .pth or .bin, a folder of timm or transformers, or hf://OWNER/NAME[@REVISION] on the Hugging
-Face Hub (pip install "resjax[hub]"). No pickle is run, and PyTorch is not needed.
+FILE is .safetensors, .pth or .bin, .h5 of Keras' ResNet50, 101 or 152 (pip install -e '.[keras]'), a folder of timm
+or transformers, or hf://OWNER/NAME[@REVISION] on the Hugging Face Hub (pip install "resjax[hub]"). No pickle is
+run, and neither PyTorch nor Keras is needed.
 
 `python -m resjax.weights import --help` lists the flags of import.
 """

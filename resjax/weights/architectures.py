@@ -98,11 +98,54 @@ def of_transformers(config: Mapping[str, Any], where: object) -> Spec:
         raise BadInput(f"{where}: {error}") from error
 
 
+def of_keras(shapes: Mapping[str, tuple[int, ...]], where: object) -> Spec:
+    """The network of a file of Keras' applications, by its layers: only its ResNets of v1 call them so.
+
+    Raises:
+      BadInput: for its ResNets of v2, or without the classifier.
+    """
+    if any("_preact_bn/" in name for name in shapes):
+        raise BadInput(
+            f"{where} is a ResNetV2 of Keras, which strides in the last unit of a stage, as no network here does"
+        )
+    if "predictions/kernel" not in shapes:
+        raise BadInput(
+            f"{where} has no layer 'predictions' (include_top=False): give the file with it; init_from takes a "
+            "fresh head where the classes are others"
+        )
+    stages: list[int] = []
+    while (units := _counted(shapes, f"conv{len(stages) + 2}_block{{}}_1_conv/kernel")) > 0:
+        stages.append(units)
+    widths = [shapes.get(f"conv{stage}_block1_3_conv/kernel", ())[-1:] for stage in range(2, len(stages) + 2)]
+    try:
+        return Spec(
+            units=tuple(stages),
+            widths=tuple(width for (width,) in widths),
+            unit="bottleneck",
+            stem="conv7",
+            stem_width=shapes["conv1_conv/kernel"][-1],
+            shortcut="B",
+            stride_on="1x1",
+            input_size=224,
+            num_classes=1000,
+        )
+    except BadInput as error:
+        raise BadInput(f"{where} is not a ResNet of Keras: {error}") from error
+    except (IndexError, ValueError) as error:
+        raise BadInput(f"{where} is not a ResNet of Keras: a convolution is missing or has no axes") from error
+
+
+def _counted(shapes: Mapping[str, tuple[int, ...]], name: str) -> int:
+    """How many of the names `name`, numbered from 1, there are without a gap."""
+    return next(i for i in range(len(shapes) + 1) if name.format(i + 1) not in shapes)
+
+
 def library_of(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
     """Whose names these are, of `names.LIBRARIES`: `timm` for what torchvision calls the same; None if nobody's."""
     for library, sign in (
         ("resjax", "params/head/kernel"),
         ("transformers", "resnet.embedder.embedder.convolution.weight"),
+        ("keras", "conv1_conv/kernel"),
         ("timm", "layer1.0.conv1.weight"),
         ("timm", "stages.0.blocks.0.conv1.weight"),
     ):

@@ -1,7 +1,8 @@
 """What every layer of a network is called in other libraries, and how its arrays lie there: one table, both ways.
 
 A library's table gives, for a layer by its place in `resjax.models.layout`, the module that holds its arrays there.
-In it {s} counts stages from 1 and {u} units from 0, as in resjax, {S} stages from 0, {i} layers from 1, {I} from 0.
+In it {s} counts stages from 1 and {u} units from 0, as in resjax, {S} stages from 0, {i} layers from 1, {I} from 0;
+{k} counts stages from 2 and {n} units from 1.
 """
 
 from collections.abc import Iterator, Mapping
@@ -54,10 +55,20 @@ TRANSFORMERS = {
     "shortcut.norm": "resnet.encoder.stages.{S}.layers.{u}.shortcut.normalization",
     "head": "classifier.1",
 }
-LIBRARIES = ("torchvision", "timm", "transformers", "resjax")
+KERAS = {
+    "stem.conv1": "conv1_conv",
+    "stem.norm1": "conv1_bn",
+    "unit.conv": "conv{k}_block{n}_{i}_conv",
+    "unit.norm": "conv{k}_block{n}_{i}_bn",
+    "shortcut.conv": "conv{k}_block{n}_0_conv",
+    "shortcut.norm": "conv{k}_block{n}_0_bn",
+    "head": "predictions",
+}
+LIBRARIES = ("torchvision", "timm", "transformers", "keras", "resjax")
 COUNTER = "num_batches_tracked"  # of every BN of PyTorch: an average of constant momentum has no use for it
 # Leaf here -> what PyTorch calls it.
 ARRAYS = {"kernel": "weight", "bias": "bias", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+KERAS_NORM = {"scale": "gamma", "bias": "beta", "mean": "moving_mean", "var": "moving_variance"}
 STATISTICS = ("mean", "var")
 
 
@@ -113,9 +124,9 @@ def rows(spec: Spec, library: str) -> list[Row]:
                 found += [
                     Row(
                         own,
-                        f"{module}.{ARRAYS[own[-1]]}" if table else "/".join(own),
+                        _name(layer, own, module, library),
                         shape,
-                        *_order(layer, shape, table),
+                        *_order(layer, shape, table, library),
                     )
                     for own, shape, module in _arrays(path, layer, table, library)
                 ]
@@ -190,7 +201,7 @@ def _table(spec: Spec, library: str) -> dict[str, str]:
     if library == "timm":
         deep, pooled = spec.stem == "deep", spec.shortcut_pool
         return TIMM | (TIMM_DEEP if deep else {}) | (TIMM_POOLED if pooled else {})
-    return {"torchvision": TORCHVISION, "transformers": TRANSFORMERS, "resjax": {}}[library]
+    return {"torchvision": TORCHVISION, "transformers": TRANSFORMERS, "keras": KERAS, "resjax": {}}[library]
 
 
 def _arrays(
@@ -206,13 +217,23 @@ def _arrays(
             raise BadInput(f"{library} has no layer for {'/'.join((*path, layer.name))}")
         counts = {}
         if len(path) > 1:
-            stage = int(path[0].removeprefix("stage"))
-            counts = {"s": stage, "S": stage - 1, "u": path[1].removeprefix("unit")}
+            stage, unit = int(path[0].removeprefix("stage")), int(path[1].removeprefix("unit"))
+            counts = {"s": stage, "S": stage - 1, "k": stage + 1, "u": unit, "n": unit + 1}
         counts |= {"i": int(number), "I": int(number) - 1} if number else {}
         module = table[place].format(**counts)
     for leaf, shape in _leaves(layer).items():
         part = "batch_stats" if leaf in STATISTICS else "params"
         yield (part, *path, layer.name, leaf), shape, module
+
+
+def _name(layer: Layer, own: Path, module: str, library: str) -> str:
+    """What a library calls the array at `own` of a layer, which is its `module`."""
+    if library == "resjax":
+        return "/".join(own)
+    leaf = own[-1]
+    if library == "keras":
+        return f"{module}/{KERAS_NORM[leaf] if layer.kind == 'norm' else leaf}"
+    return f"{module}.{ARRAYS[leaf]}"
 
 
 def _leaves(layer: Layer) -> dict[str, tuple[int, ...]]:
@@ -224,9 +245,11 @@ def _leaves(layer: Layer) -> dict[str, tuple[int, ...]]:
     return {"kernel": (*sides, layer.in_width // layer.groups, layer.width)} | bias
 
 
-def _order(layer: Layer, shape: tuple[int, ...], table: Mapping[str, str]) -> tuple[tuple[int, ...], int]:
-    """How the library has the axes, and how many of 1 besides: HWIO is OIHW there, and [I, O] is [O, I]."""
-    if not table or len(shape) == 1:
+def _order(
+    layer: Layer, shape: tuple[int, ...], table: Mapping[str, str], library: str
+) -> tuple[tuple[int, ...], int]:
+    """How the library has the axes, and how many of 1 besides: in PyTorch HWIO is OIHW, and [I, O] is [O, I]."""
+    if library in ("keras", "resjax") or len(shape) == 1:
         return tuple(range(len(shape))), 0
     # timm has 1x1 convolutions for the dense layers of an excitation, and for the head of pre-activated networks.
     convolved = layer.kind == "dense" or (layer.kind == "classifier" and table["head"] == TIMM_V2["head"])

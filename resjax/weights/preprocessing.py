@@ -15,6 +15,7 @@ from resjax.data.preprocess import CROP_SHARE, Preprocessing
 from resjax.data.statistics import IMAGENET_MEAN, IMAGENET_STD
 from resjax.errors import BadInput
 
+KERAS_MEAN = np.array([123.68, 116.779, 103.939], np.float32)  # of RGB; its mode "caffe"
 FILTERS = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers, which transformers writes
 SQUASHED = 384  # transformers: from this size on the whole image is squashed to a square
 
@@ -22,6 +23,14 @@ SQUASHED = 384  # transformers: from this size on the whole image is squashed to
 def torchvision(class_names: tuple[str, ...] = ()) -> Preprocessing:
     """What torchvision's first weights (IMAGENET1K_V1) were evaluated with; those of V2 have 232 for 256."""
     return Preprocessing(IMAGENET_MEAN, IMAGENET_STD, 224, CROP_SHARE, "bilinear", class_names=class_names)
+
+
+def keras() -> Preprocessing:
+    """keras.applications.resnet50.preprocess_input, for RGB: ImageNet's mean is subtracted, and nothing divided.
+
+    What comes before it Keras leaves to the user: the central 224 pixels of 256 are usual.
+    """
+    return Preprocessing(KERAS_MEAN, np.ones(3, np.float32), 224, CROP_SHARE, "bilinear")
 
 
 def of_timm(config: Mapping[str, Any], where: object) -> Preprocessing:

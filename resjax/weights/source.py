@@ -13,7 +13,7 @@ from resjax import files, paths
 from resjax.data.preprocess import Preprocessing
 from resjax.errors import BadInput
 from resjax.models.spec import Spec
-from resjax.weights import architectures, limits, names, preprocessing, tensors, torch_file
+from resjax.weights import architectures, keras_file, limits, names, preprocessing, tensors, torch_file
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in this order
 STEPS = "preprocessing.json"  # beside weights that resjax has written
@@ -112,7 +112,7 @@ def is_weights(path: Path) -> bool:
 
 
 def open(path: Path) -> Weights:
-    """Reads a safetensors file, a file of `torch.save`, or a folder of timm, transformers or resjax.
+    """Reads safetensors, a file of `torch.save`, an .h5 of Keras, or a folder of timm, transformers or resjax.
 
     Raises:
       BadInput: if there is nothing that can be read, or it is damaged or hostile.
@@ -154,10 +154,16 @@ def _weights(path: Path, spec: Spec | None = None, own: Preprocessing | None = N
     notes: tuple[str, ...] = ()
     if _is_safetensors(path):
         found, _ = tensors.read(path)
+    elif keras_file.is_hdf5(path):
+        found = keras_file.read(path)
     else:
         found, notes = torch_file.read(path)
     shapes = {name: array.shape for name, array in found.items()}
     library = architectures.library_of(shapes)
+    if library == "keras":
+        found, notes = keras_file.changed(found)
+        shapes = {name: array.shape for name, array in found.items()}
+        spec, own = architectures.of_keras(shapes, path), preprocessing.keras()
     dropped = sum(name.rpartition(".")[2] == names.COUNTER for name in found)
     if dropped:
         notes += (f"{names.COUNTER} of {dropped} BN layers is left out: nothing uses it",)

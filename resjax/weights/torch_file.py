@@ -99,8 +99,6 @@ def _check_format(path: Path) -> None:
         raise BadInput(f"{path} is in the format of PyTorch 0.4 to 1.5, which is not read here: {SAVE_AGAIN}")
     if head[257:262] == b"ustar":
         raise BadInput(f"{path} is a tar archive, as PyTorch before 0.4 wrote: {SAVE_AGAIN}")
-    if head.startswith(b"\x89HDF"):
-        raise BadInput(f"{path} is an HDF5 file, as Keras writes, which is not read here: give safetensors or .pth")
     raise BadInput(f"{path} is neither safetensors nor a zip archive of torch.save: give one of these")
 
 

@@ -1,4 +1,4 @@
-"""Networks at their published size beside those of timm and transformers, where these are installed.
+"""Networks at their published size beside those of timm, transformers and Keras, where these are installed.
 
 Random weights and statistics, a third of BN's scales negative. torchvision's networks are timm's of the same names.
 """
@@ -80,6 +80,46 @@ def test_networks_of_transformers(in_bottleneck, images):
     spec = architectures.of_transformers(config.to_dict(), "config.json")
     assert spec == imagenet("v1-50" if in_bottleneck else "v1.5-50")
     assert_same(spec, "transformers", randomised(transformers.ResNetForImageClassification(config)), images)
+
+
+@pytest.fixture
+def resnet_of_keras(monkeypatch):
+    """Makes one of seven classes, of a depth."""
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    keras = pytest.importorskip("keras")
+    fields = {"weights": None, "input_shape": (SIDE, SIDE, 3), "classes": 7, "classifier_activation": None}
+    return lambda depth: getattr(keras.applications, f"ResNet{depth}")(**fields)
+
+
+@pytest.mark.parametrize("depth", [50, 101, 152])
+def test_layers_of_keras(depth, resnet_of_keras):
+    there = {variable.path: variable.shape for variable in resnet_of_keras(depth).variables}
+    spec = dataclasses.replace(imagenet(f"v1-{depth}"), num_classes=7)
+    biases = {name for name in there if name.endswith("_conv/bias")}
+    assert there.keys() - biases == {row.name for row in names.rows(spec, "keras")}
+    assert all(there[row.name] == row.there for row in names.rows(spec, "keras"))
+
+
+def test_logits_of_keras_from_a_file_that_it_wrote(resnet_of_keras, tmp_path):
+    """With its own preprocessing."""
+    preprocessed = pytest.importorskip("keras").applications.resnet.preprocess_input
+    model, rng = resnet_of_keras(50), np.random.default_rng(0)
+    for variable in model.variables:
+        kind, shape = variable.path.rpartition("/")[2], variable.shape
+        sign = np.where(rng.uniform(size=shape) < 1 / 3, -1, 1) if kind == "gamma" else 1
+        if kind in ("gamma", "moving_variance"):
+            values = sign * rng.uniform(0.5, 1.5, shape)
+        else:
+            values = rng.normal(size=shape) * (np.prod(shape[:-1]) ** -0.5 if kind == "kernel" else 0.5)
+        variable.assign(values.astype(np.float32))
+    model.save(tmp_path / "x.h5")
+    weights = source.open(tmp_path / "x.h5")
+    spec, own = weights.network(None), weights.preprocessing
+    assert spec == dataclasses.replace(imagenet("v1-50"), num_classes=7)
+    pixels = rng.integers(0, 256, (1, SIDE, SIDE, 3)).astype(np.float32)
+    here = jax.jit(ResNet(spec).apply)(weights.variables(spec), (pixels - own.mean) / own.std)
+    there = np.asarray(model(preprocessed(pixels.copy()), training=False))
+    assert np.abs(here - there).max() <= CLOSE * np.abs(there).max()
 
 
 @pytest.mark.parametrize(
