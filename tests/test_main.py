@@ -99,6 +99,7 @@ def test_what_is_said(whole):
         "          augment=crop pad=1 normalize=channel",
         "training  90 steps of 32 images, 2.2 epochs",
         f"logs      {whole}",
+        "compiling the first step",
         "step     60/90  loss ",
         " s left",
         "step     60  validation loss",

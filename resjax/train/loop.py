@@ -99,6 +99,8 @@ def fit(
     start = step = int(state.step)
     seed = np.uint32(config.seed)
     pending = []  # metrics of calls not waited for yet, and how many steps each took
+    if start < durations.total:
+        log.say("compiling the first step")
     with closing(experiment.batches(start)) as batches:
         while step < durations.total:
             count = min(program.stride, durations.next_stop(step) - step)
