@@ -19,8 +19,8 @@ COMMANDS = {
     "main": "--config=FILE --config.FIELD=VALUE --workdir= --mode=train|eval --step= --devices=N "
     "--coordinator= --num_processes=N --process_id=N --initialization_timeout=N",
     "describe": "--config=FILE --config.FIELD=VALUE --json --compare=A,B,... --plot=",
-    "evaluate": "--config=FILE --config.FIELD=VALUE --workdir= --arch= --views=centre|ten|scales --scales=A,B,... --split= "
-    "--bn=running|exact --bn_batches=N --bn_definition=mean_variance|total_variance "
+    "evaluate": "--config=FILE --config.FIELD=VALUE --workdir= --arch= --views=centre|ten|scales --scales=A,B,... "
+    "--split= --bn=running|exact --bn_batches=N --bn_definition=mean_variance|total_variance "
     "--weights=last|best --out= --confusion= --devices=N",
     "export": "--workdir= --weights= --arch= --preprocessing=inside|outside --out=",
     "predict": "--workdir= --weights= --arch= --top=N --json --csv --batch_size=N --sheet=",
