@@ -26,6 +26,9 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="resj
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
+# A shell ignores it for what it starts in the background, and so would all processes that the tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 jax.config.update("jax_numpy_rank_promotion", "warn")  # and warnings are errors: promotions must be explicit
@@ -118,8 +121,11 @@ def as_found():
             yield
     finally:
         os.chdir(folder)
-        os.environ.clear()
-        os.environ.update(environment)
+        for name in os.environ.keys() - environment.keys():
+            del os.environ[name]
+        for name, value in environment.items():
+            if os.environ.get(name) != value:  # each change is a danger to threads that read the environment in C
+                os.environ[name] = value
 
 
 @pytest.fixture(autouse=True)

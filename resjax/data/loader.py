@@ -4,19 +4,15 @@ There is no iterator state to save: the position in the data is the step, whatev
 random is drawn first, and then applied: some by the host here, the rest by the device, to which images go as uint8.
 """
 
-import collections
-import itertools
 import os
 import sys
-import weakref
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from resjax.data import sources, statistics, worker
+from resjax.data import sources, statistics
+from resjax.data.ahead import Batches, HostBatch, InThreads, InWorkers, Make
 from resjax.data.augment import draw, host
 from resjax.data.jpeg import Shape
 from resjax.data.listing import Listing
@@ -25,7 +21,7 @@ from resjax.data.preprocess import Images, Preprocessing
 from resjax.data.resolve import Resolved, resolve
 from resjax.errors import BadInput
 
-HostBatch = dict[str, np.ndarray]
+DRAWS_AHEAD = 128  # batches, of some bytes an image
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +37,7 @@ class Dataset(Resolved):
     _records: dict[str, sources.Records] = field(repr=False)
     workers: int = field(repr=False)
 
-    def train(self, batch_size: int, seed: int, start_step: int = 0, rows: np.ndarray | None = None) -> "Batches":
+    def train(self, batch_size: int, seed: int, start_step: int = 0, rows: np.ndarray | None = None) -> Batches:
         """Endless shuffled and augmented batches, the one for step `start_step` first.
 
         Each epoch is a new permutation; batches run across the border between epochs, so every image is seen
@@ -59,10 +55,7 @@ class Dataset(Resolved):
         Raises:
             BadInput: for a damaged record, when the batch that holds it is due.
         """
-        import grain
-
-        steps = grain.MapDataset.range(sys.maxsize).map(self.training(batch_size, seed, rows))
-        return Batches(steps[start_step:], self._threads(), self.workers)
+        return self._ahead(self.training(batch_size, seed, rows), range(start_step, sys.maxsize), self.workers)
 
     @property
     def to_train(self) -> Preprocessing:
@@ -73,7 +66,7 @@ class Dataset(Resolved):
         """What makes the batches of `train` by their steps; arguments as there."""
         return TrainBatch(self._draw(batch_size, seed, rows), self._records["train"], self.to_train)
 
-    def draws(self, batch_size: int, seed: int, start_step: int = 0, rows: np.ndarray | None = None) -> "Draws":
+    def draws(self, batch_size: int, seed: int, start_step: int = 0, rows: np.ndarray | None = None) -> Batches:
         """What `train` draws for its batches, without the images: for a set that lies on the device.
 
         Args:
@@ -82,7 +75,7 @@ class Dataset(Resolved):
         Returns:
             An iterator of {'index': int32 [B]} and what `augment.draw.draw` returns.
         """
-        return Draws(self._draw(batch_size, seed, rows), start_step)
+        return InThreads(self._draw(batch_size, seed, rows), range(start_step, sys.maxsize), 1, DRAWS_AHEAD)
 
     def stored(self, split: str) -> sources.InMemory:
         """The images of a split at their final size, and their labels; only of a set that is `ready`."""
@@ -94,7 +87,7 @@ class Dataset(Resolved):
         order, share = Order(self.train_size, batch_size, seed, self.repeats), Share.of(batch_size, rows)
         return _Draw(order, share, self.augmentation, self.train_shape)
 
-    def evaluate(self, split: str, batch_size: int, rows: np.ndarray | None = None) -> "Batches":
+    def evaluate(self, split: str, batch_size: int, rows: np.ndarray | None = None) -> Batches:
         """Every image of 'train', 'validation' or 'test' once, in stored order and without augmentation.
 
         Args:
@@ -108,87 +101,20 @@ class Dataset(Resolved):
         Raises:
             BadInput: for a split that is not configured, or a damaged record, when the batch that holds it is due.
         """
-        import grain
-
         if split not in self._records:
             raise BadInput(f"split {split!r} is not configured: choose one of {', '.join(self._records)}")
         read = _EvaluationBatch(self._records[split], self.preprocessing, Share.of(batch_size, rows))
         steps = -(-len(self._records[split]) // batch_size)
         # Starting processes takes longer than one pass over a set in memory.
         workers = 0 if self.ready else self.workers
-        return Batches(grain.MapDataset.range(steps).map(read), self._threads(), workers)
+        return self._ahead(read, range(steps), workers)
 
-    def _threads(self) -> int:
-        """All cores, to decode photographs and for policies; else threads would only wait for Python's lock."""
-        return 2 if self.ready and not self.policy else min(16, os.cpu_count() or 1)
-
-
-class Batches(Iterator[HostBatch]):
-    """Reads batches ahead in threads, or in processes if there are workers; `close` ends them."""
-
-    def __init__(self, dataset: Any, threads: int, workers: int):
-        import grain
-        from absl import flags
-
-        threads = 1 if workers else threads
-        reader = dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 1))
+    def _ahead(self, make: Make, steps: range, workers: int) -> Batches:
         if workers:
-            if not flags.FLAGS.is_parsed():  # Grain passes its flags to the workers, even if a program has none
-                flags.FLAGS.mark_as_parsed()
-            options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
-            reader = reader.mp_prefetch(options, worker_init_fn=worker.live_and_die_with_parent)
-        self._workers = workers
-        self._open = [iter(reader)]
-        # Also at garbage collection and before the interpreter exits, when Grain could no longer close itself.
-        self._finalizer = weakref.finalize(self, _close_all, self._open)
-
-    def __next__(self) -> HostBatch:
-        if not self._open:
-            raise StopIteration
-        try:
-            batch = next(self._open[0])
-        except StopIteration:
-            self.close()
-            raise
-        except RuntimeError as error:
-            if self._workers and "Worker process was terminated" in str(error):
-                reason = str(error).split(". ")[0]
-                raise BadInput(
-                    f"data.workers={self._workers}: {reason}; batches pass through shared memory, so give /dev/shm "
-                    "more room, or set data.workers=0"
-                ) from error
-            raise
-        # Workers' arrays lie in shared memory, which is scarce and must not outlive the iterator: give plain ones.
-        return {key: np.array(value) for key, value in batch.items()} if self._workers else batch
-
-    def close(self) -> None:
-        """Stops the threads and processes; calling it again does nothing."""
-        self._finalizer()
-
-
-def _close_all(iterators: list[Any]) -> None:
-    while iterators:
-        iterators.pop().close()
-
-
-class Draws(Iterator[HostBatch]):
-    """Draws ahead in a thread, while the device works; `close` ends it."""
-
-    AHEAD = 128  # batches, of some bytes an image
-
-    def __init__(self, draw: Callable[[int], HostBatch], start: int):
-        self._pool = ThreadPoolExecutor(1, "draws")
-        self._due: collections.deque[Future[HostBatch]] = collections.deque()
-        self._draw, self._steps = draw, itertools.count(start)
-
-    def __next__(self) -> HostBatch:
-        while len(self._due) < self.AHEAD:
-            self._due.append(self._pool.submit(self._draw, next(self._steps)))
-        return self._due.popleft().result()
-
-    def close(self) -> None:
-        """Stops the thread; calling it again does nothing."""
-        self._pool.shutdown(cancel_futures=True)
+            return InWorkers(make, steps, workers)
+        # All cores, to decode photographs and for policies; else threads would only wait for Python's lock.
+        threads = 2 if self.ready and not self.policy else min(16, os.cpu_count() or 1)
+        return InThreads(make, steps, threads, threads + 1)
 
 
 @dataclass(frozen=True)

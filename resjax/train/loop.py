@@ -19,7 +19,8 @@ from ml_collections import ConfigDict
 
 from resjax import files, machine
 from resjax.config import Durations, plain
-from resjax.data.loader import Batches, Dataset, Draws
+from resjax.data.ahead import Batches
+from resjax.data.loader import Dataset
 from resjax.evaluation.evaluate import Evaluation, evaluate
 from resjax.models import counts
 from resjax.models.spec import Spec
@@ -45,7 +46,7 @@ class Experiment:
     evaluations: tuple[Evaluation, ...]
     program: Program
 
-    def batches(self, start_step: int = 0) -> Batches | Draws:
+    def batches(self, start_step: int = 0) -> Batches:
         """What training reads, from a step on: for `Program.take`, and to be closed."""
         read = self.dataset.draws if self.program.data else self.dataset.train
         return read(self.config.batch_size, self.config.seed, start_step, self.program.rows)

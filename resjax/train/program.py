@@ -14,9 +14,9 @@ from ml_collections import ConfigDict
 from resjax.checks import mesh_shape
 from resjax.config import Durations
 from resjax.data import resident
+from resjax.data.ahead import HostBatch
 from resjax.data.augment import device
 from resjax.data.augment.device import Normalization
-from resjax.data.loader import HostBatch
 from resjax.data.resident import Resident
 from resjax.evaluation.evaluate import Batch, Metrics, make_eval_step
 from resjax.models.resnet import ResNet
