@@ -44,7 +44,7 @@ FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
 # Besides the commands themselves: what all of them share, and what sweeps and papers share.
 KNOW_FLAGS = ("resjax.cli", "resjax.sweep.conduct")
 # Grain hands its own flags to its worker processes, and they must have been parsed for that.
-GRAIN = "resjax.data.loader"
+GRAIN = "resjax.data.ahead"
 
 FILES = {
     ".".join(path.relative_to(RESJAX.parent).with_suffix("").parts).removesuffix(".__init__"): path
