@@ -51,7 +51,7 @@ def parse(
     argv: list[str],
     define: Callable[[flags.FlagValues], object],
     *,
-    config: bool | Literal["optional"] = True,
+    config: bool | Literal["optional", "fields"] = True,
     words: list[str] | None = None,
 ) -> flags.FlagValues:
     """Parses `argv` into the flags that `define` adds, and `--config` with its overrides into a config.
@@ -59,6 +59,7 @@ def parse(
     `--help` prints the docstring of the module that `define` stands in, and every flag.
 
     Args:
+      config: "optional" if it may be left out, "fields" if only fields of a run's own config may be changed.
       words: takes what is not a flag, for a command that is given files; they may stand before or after its flags.
 
     Raises:
@@ -88,7 +89,7 @@ def parse(
         text = re.sub("invalid literal.*", "must be a whole number", _one_line(error).removeprefix("flag "))
         raise BadInput(re.sub("could not convert.*", "must be a number", text)) from error
     if values.help:
-        print(_help(sys.modules[define.__module__].__doc__ or "", values))
+        print(_help(sys.modules[define.__module__].__doc__ or "", values, config))
         sys.exit(DONE)
     for name in PATHS:
         given = getattr(values, name, None) or ""
@@ -98,7 +99,12 @@ def parse(
         words += rest
     elif rest:
         raise BadInput(f"{rest[0]!r} is not a flag: flags start with --")
-    if config and (values.config or config != "optional"):
+    if config == "fields" and values.config:
+        raise BadInput(
+            f"--config={values.config}: the config of the run or the file itself is taken; leave it out, or change "
+            "a field of it by --config.FIELD=VALUE"
+        )
+    if config is True or (config == "optional" and values.config):
         if not values.config:
             raise BadInput("--config is missing: give a file, such as --config=configs/digits.py")
         for field in (assignment.partition("=")[0] for assignment in assignments):
@@ -292,13 +298,13 @@ def use_compilation_cache() -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def _help(doc: str, values: flags.FlagValues) -> str:
+def _help(doc: str, values: flags.FlagValues, config: bool | str) -> str:
     """What `--help` prints: a module's docstring, and every flag with its meaning and default."""
     lines: list[tuple[str, str]] = []
     for name in values:
         flag = values[name]
         if name == "config":
-            lines += CONFIG_HELP
+            lines += CONFIG_HELP[1:] if config == "fields" else CONFIG_HELP
         elif name != "h":  # --help again
             choices = "|".join(getattr(flag.parser, "enum_values", ()))
             form = choices or FORMS.get(flag.flag_type(), "VALUE")

@@ -67,12 +67,10 @@ def define(values: flags.FlagValues) -> None:
 
 
 def main(argv: list[str]) -> int:
-    values = cli.parse(argv, define, config="optional")
+    values = cli.parse(argv, define, config="fields")
     workdirs = [part for given in values.workdir or [] for part in given.split(",") if part]
     if not workdirs:
         raise BadInput("--workdir is missing: give the folder of a run")
-    if values.config:
-        raise BadInput("--config is given, but a run's own config is taken: leave it out")
     for name in ("bn_batches", "bn_definition"):
         if values.bn == "running" and values[name].present:
             raise BadInput(f"--{name}={values[name].value} is for --bn=exact: leave it out")

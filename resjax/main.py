@@ -52,6 +52,7 @@ from resjax.train.loop import Experiment, train
 from resjax.train.peers import Alone, Peers
 from resjax.train.preemption import Preempted
 from resjax.train.progress import NonFinite
+from resjax.weights import source
 
 CURVES = "curves.png"
 DRAWING = threading.Lock()  # matplotlib is made for one thread
@@ -244,8 +245,10 @@ def evaluate_run(
       BadInput: if there is no run, or for an override that would change what the run is.
     """
     saved = workdir / "config.json"
+    if source.is_weights(workdir):
+        raise BadInput(f"workdir={workdir} is a file of weights: python -m resjax.evaluate takes it")
     if not saved.is_file():
-        raise BadInput(f"workdir={workdir} holds no run to evaluate; train one there first")
+        raise BadInput(f"workdir={workdir} holds no run; train one there first")
     own = restored(files.read_json(saved), saved)
     asked = cli.judged(own, overrides, "--mode=eval")
     if config:

@@ -31,6 +31,7 @@ from resjax.evaluation.views import Views
 from resjax.models import scan
 from resjax.models.spec import Spec
 from resjax.train import digest, sharding
+from resjax.train.adopt import adopt
 from resjax.train.checkpoint import Checkpoints
 from resjax.weights import hub, ready, source
 
@@ -50,20 +51,24 @@ class Opened(NamedTuple):
 
     Attributes:
       name: the workdir, or what a person calls the file.
+      workdir: of a run; None of a file.
       config: its own.
       preprocessing: that the weights were trained with; 0.1.0 saved none.
       step: of the weights; 0 of a file.
       digest: that was saved with the weights of a run.
       read: `params` and `batch_stats`, unrolled, on the host; raises BadInput for what is damaged.
+      origin: where weights come from that were trained elsewhere, JSON values; None of those trained here.
       notes: what a person should know, a line each.
     """
 
     name: str
+    workdir: Path | None
     config: ConfigDict
     preprocessing: Preprocessing | None
     step: int
     digest: str | None
     read: Callable[[], dict[str, Any]]
+    origin: dict[str, Any] | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -84,7 +89,7 @@ def of_run(workdir: Path, which: str) -> Opened:
     """
     path = workdir / "config.json"
     if not path.is_file():
-        raise BadInput(f"--workdir={workdir} holds no run to evaluate; train one there first")
+        raise BadInput(f"--workdir={workdir} holds no run; train one there first")
     config = restored(files.read_json(path), path)
     with closing(Checkpoints(workdir)) as checkpoints:
         step = find(checkpoints, workdir, which)
@@ -99,7 +104,8 @@ def of_run(workdir: Path, which: str) -> Opened:
 
     saved = meta.get("preprocessing")  # 0.1.0 saved none
     own = Preprocessing.from_json(saved) if saved else None
-    return Opened(str(workdir), config, own, step, meta["ema_digest" if averaged else "weights_digest"], read)
+    whole = meta["ema_digest" if averaged else "weights_digest"]
+    return Opened(str(workdir), workdir, config, own, step, whole, read, meta.get("origin"))
 
 
 def of_file(name: str, path: Path, arch: str | None) -> Opened:
@@ -114,7 +120,50 @@ def of_file(name: str, path: Path, arch: str | None) -> Opened:
     """
     found = ready.ready(source.open(path), name, arch)
     read = partial(found.weights.variables, found.spec)
-    return Opened(name, found.config, found.preprocessing, 0, None, read, found.notes)
+    return Opened(
+        name, None, found.config, found.preprocessing, 0, None, read, ready.origin(found.weights, name), found.notes
+    )
+
+
+def opened(name: str, which: str, arch: str | None) -> Opened:
+    """The run or the file that a --workdir names.
+
+    Args:
+      which: one of WEIGHTS.
+      arch: as in `of_file`.
+
+    Raises:
+      BadInput: as `of_run` and `of_file`, or for what is not for a run or not for a file.
+    """
+    path = hub.local(name)
+    if source.is_weights(path):
+        if which != "last":
+            raise BadInput(f"--weights={which} is for runs, and --workdir={name} is none: leave it out")
+        return of_file(name, path, arch)
+    if arch:
+        raise BadInput(f"--arch={arch} is for files of weights, and --workdir={name} is none: leave it out")
+    return of_run(path, which)
+
+
+def as_run(name: str, arch: str | None, folder: Path) -> Path:
+    """The workdir that `name` is; of a file of weights one in `folder`, of the run that import makes of it.
+
+    Args:
+      arch: as in `of_file`.
+
+    Raises:
+      BadInput: as `opened`.
+    """
+    if not arch and not source.is_weights(path := hub.local(name)):
+        return path  # a sweep, or a run that has only begun
+    one = opened(name, "last", arch)
+    for note in one.notes:
+        say(f"note      {note}")
+    assert one.preprocessing is not None
+    assert one.origin is not None
+    workdir = folder / name.strip("/").rpartition("/")[2]
+    adopt(workdir, one.config, one.read(), one.preprocessing, one.origin)
+    return workdir
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -144,27 +193,21 @@ class Member:
           arch: as in `of_file`.
 
         Raises:
-          BadInput: as `of_run` and `of_file`, if there is no such split, or if an override would change the run.
+          BadInput: as `opened`, if there is no such split, or if an override would change the run.
         """
-        path = hub.local(name)
-        is_file = source.is_weights(path)
-        if is_file and which != "last":
-            raise BadInput(f"--weights={which} is for runs, and --workdir={name} is none: leave it out")
-        if arch and not is_file:
-            raise BadInput(f"--arch={arch} is for files of weights, and --workdir={name} is none: leave it out")
-        opened = of_file(name, path, arch) if is_file else of_run(path, which)
-        config = cli.judged(opened.config, overrides, "this command")
-        listing = None if is_file else experiment.listing(path, config, opened.config)
-        preprocessing = opened.trained_with(config.data)
+        one = opened(name, which, arch)
+        config = cli.judged(one.config, overrides, "this command")
+        listing = experiment.listing(one.workdir, config, one.config) if one.workdir else None
+        preprocessing = one.trained_with(config.data)
         facts = resolve(**config.data, preprocessing=preprocessing, listing=listing)
         listing, data = facts.source.listing, config.data.name
-        classes = opened.config.model.num_classes
+        classes = one.config.model.num_classes
         if classes and classes != facts.num_classes:  # named classes that differ are refused by now
             raise BadInput(
                 f"{name} has {classes:,} classes, data.name={data!r} has {facts.num_classes:,}: take a set "
                 "of the same classes, or fine-tune the weights on this one: configs/finetune.py"
             )
-        for note in (*opened.notes, *facts.source.notes):
+        for note in (*one.notes, *facts.source.notes):
             say(f"note      {note}")
         task = Task(
             whose=name,
@@ -175,7 +218,7 @@ class Member:
             part=facts.parts.get(split) or parse_slice("--split", split, facts.source.sizes),
         )
         spec = dataclasses.replace(network(checks.resolved(config, facts)), scan=False)
-        return cls(opened, config, spec, preprocessing, facts.source, task)
+        return cls(one, config, spec, preprocessing, facts.source, task)
 
     def weights(self, mesh: Mesh, bn: Exact | None = None) -> dict[str, Any]:
         """`params` and `batch_stats` on every device, unrolled; with `bn` with these statistics.
@@ -245,7 +288,7 @@ def find(checkpoints: Checkpoints, workdir: Path, which: str) -> int:
     """The step of the weights that `which` of WEIGHTS names; raises BadInput if there are none."""
     steps = checkpoints.steps()
     if not steps:
-        raise BadInput(f"--workdir={workdir} holds no checkpoint to evaluate; train on")
+        raise BadInput(f"--workdir={workdir} holds no checkpoint; train on")
     step = checkpoints.best_step() if which == "best" else steps[0]
     if step is None:
         raise BadInput(f"--weights=best: nothing was validated in --workdir={workdir}: use --weights=last")

@@ -187,7 +187,7 @@ def refused(code, out, err, *parts):
         ([DIGITS, "--undefok=speed", "--speed=9"], ["'--undefok' is unknown"]),
         # Other runs.
         ([DIGITS, "--config.init_from={tmp}"], ["init_from={tmp}: holds no checkpoint"]),
-        ([DIGITS, "--mode=eval"], ["holds no run to evaluate"]),
+        ([DIGITS, "--mode=eval"], ["holds no run; train one there first"]),
     ],
     ids=lambda value: ascii(" ".join(value))[1:90] if value and value[0].startswith("--") else "",
 )

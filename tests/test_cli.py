@@ -19,7 +19,7 @@ COMMANDS = {
     "main": "--config=FILE --config.FIELD=VALUE --workdir= --mode=train|eval --step= --devices=N "
     "--coordinator= --num_processes=N --process_id=N --initialization_timeout=N",
     "describe": "--config=FILE --config.FIELD=VALUE --json --compare=A,B,... --plot=",
-    "evaluate": "--config=FILE --config.FIELD=VALUE --workdir= --arch= --views=centre|ten|scales --scales=A,B,... "
+    "evaluate": "--config.FIELD=VALUE --workdir= --arch= --views=centre|ten|scales --scales=A,B,... "
     "--split= --bn=running|exact --bn_batches=N --bn_definition=mean_variance|total_variance "
     "--weights=last|best --out= --confusion= --devices=N",
     "export": "--workdir= --weights= --arch= --preprocessing=inside|outside --out=",
@@ -31,7 +31,7 @@ COMMANDS = {
     "papers.__main__": "--data= --data_dir= --rows=A,B,... --seeds=N --budget=X --workdir= --jobs=N "
     "--together=N --launcher=local|slurm --sbatch= --dry_run",
     "weights.__main__": "",
-    "analysis.__main__": "--workdir= --out= --step= --images=N --draws=N --seeds=N",
+    "analysis.__main__": "--config.FIELD=VALUE --workdir= --arch= --out= --step= --images=N --draws=N --seeds=N",
     "papers.measured": "--add= --workdir= --benchmark= --drill= --title= --command= --hardware=",
     "drill.__main__": "--config=FILE --config.FIELD=VALUE --faults=N --seed=N --kinds=A,B,... --processes=N "
     "--devices=N --workdir=",

@@ -23,7 +23,8 @@ FLOORS = (
     ("resjax.train",),
     ("resjax.experiment",),
     ("resjax.cli",),
-    ("resjax.analysis", "resjax.member"),
+    ("resjax.member",),
+    ("resjax.analysis",),
     ("resjax.predictor",),
     (
         "resjax.main",

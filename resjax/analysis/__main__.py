@@ -10,6 +10,10 @@
 Writes NAME.png and NAME.json into DIR, the first run's `analysis/` by default, and the same into TensorBoard.
 
     python -m resjax.analysis responses --workdir=runs/plain-56 --workdir=runs/v1-56
+    python -m resjax.analysis lesion --workdir=resnet50.pth --arch=v1.5-50 --config.data.dir=TFDS
+
+A file of weights counts as the run that python -m resjax.weights import makes of it. Of a config only the data set,
+its folder and its splits may be changed.
 
 Without a run, tries an argument of the papers on stacks of fully connected units, prints its numbers, and writes
 the same two files into DIR, `runs/analysis` by default:
@@ -34,6 +38,7 @@ elif __name__ == "__mp_main__":
 
 import dataclasses
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -59,6 +64,7 @@ from resjax.analysis import (
 )
 from resjax.analysis.runs import OpenedRun, Options, gather
 from resjax.errors import BadInput, unknown
+from resjax.member import as_run
 from resjax.train.events import Events
 
 ANALYSES: dict[str, ModuleType] = {
@@ -81,12 +87,12 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_multi_string(
         "workdir",
         None,
-        "A run, or a sweep (curves, lesion); repeat it, or separate with commas.",
+        "A run, a sweep (curves, lesion), or a file of weights; repeat it, or separate with commas.",
         flag_values=values,
     )
-    flags.DEFINE_string(
-        "out", None, "Where to write; RUN/analysis by default, runs/analysis without a run.", flag_values=values
-    )
+    flags.DEFINE_string("arch", None, "The network of a file, a name of configs/imagenet.py.", flag_values=values)
+    said = "Where to write; by default RUN/analysis, and runs/analysis without a run."
+    flags.DEFINE_string("out", None, said, flag_values=values)
     flags.DEFINE_string(
         "step",
         None,
@@ -102,7 +108,7 @@ def define(values: flags.FlagValues) -> None:
 
 def main(argv: list[str]) -> None:
     name = argv[0] if argv and not argv[0].startswith("-") else ""
-    values = cli.parse(argv[1:] if name else argv, define, config=False)
+    values = cli.parse(argv[1:] if name else argv, define, config="fields")
     known = ANALYSES | DEMONSTRATIONS
     if not name:
         raise BadInput(f"NAME is missing: python -m resjax.analysis NAME --workdir=RUN ({', '.join(known)})")
@@ -113,18 +119,27 @@ def main(argv: list[str]) -> None:
     for field, value in chosen.items():
         if value is not None and field not in known[name].TAKES:
             raise BadInput(f"--{field}={value}: {name} does not take it; leave it out")
-    workdirs = [Path(part) for given in values.workdir or [] for part in given.split(",") if part]
+    given = [part for given in values.workdir or [] for part in given.split(",") if part]
+    overrides = cli.overrides(argv)
     if name in DEMONSTRATIONS:
-        if workdirs:
-            raise BadInput(f"--workdir={workdirs[0]}: {name} looks into no run; leave it out")
+        superfluous = [f"--workdir={each}" for each in given] + [f"--config.{each}" for each in overrides]
+        superfluous += [f"--arch={values.arch}"] if values.arch else []
+        if superfluous:
+            raise BadInput(f"{superfluous[0]}: {name} looks into no run; leave it out")
         cli.use_compilation_cache()
         print(demonstrate(name, options, Path(values.out or "runs/analysis")))
         return
-    if not workdirs:
+    if not given:
         raise BadInput("--workdir is missing: give the folder of a run")
-    runs = gather(workdirs)
     cli.use_compilation_cache()
-    analyse(name, runs, options, Path(values.out) if values.out else workdirs[0] / "analysis")
+    with tempfile.TemporaryDirectory(prefix="resjax-analysis-") as folder:
+        workdirs = [as_run(each, values.arch, Path(folder)) for each in given]
+        of_file = [workdir.is_relative_to(folder) for workdir in workdirs]
+        if name == "curves" and any(of_file):
+            shown = given[of_file.index(True)]
+            raise BadInput(f"--workdir={shown} is a file of weights, and curves are of a training: give a run")
+        out = Path(values.out or ("runs/analysis" if of_file[0] else workdirs[0] / "analysis"))
+        analyse(name, gather(workdirs, overrides), options, out)
 
 
 def demonstrate(name: str, options: Options, out: Path) -> str:

@@ -73,7 +73,7 @@ def measure(run: OpenedRun, options: Options) -> dict[str, Any]:
     spec, able = run.spec, removable(run.spec)
     if not able:
         raise BadInput(f"--workdir={run.workdir}: every unit changes its input's shape, so none can be removed")
-    seeds = [OpenedRun.open(workdir) for workdir in run.seeds]
+    seeds = [OpenedRun.open(workdir, overrides=run.overrides) for workdir in run.seeds]
     steps = [seed.find(options.step) for seed in seeds]
     if len(set(steps)) > 1:
         raise BadInput(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from resjax import experiment, files
+from resjax import cli, experiment, files
 from resjax.config import network, restored
 from resjax.data.augment.device import Normalization, training_views
 from resjax.errors import BadInput
@@ -21,7 +21,6 @@ from resjax.models.spec import Spec
 from resjax.train.checkpoint import Checkpoints
 from resjax.train.initialize import initialize_from
 from resjax.train.loop import Experiment
-from resjax.weights import source
 
 Variables = dict[str, Any]
 
@@ -55,33 +54,37 @@ class OpenedRun:
 
     Attributes:
       workdir: the folder of the run, or of the first seed.
-      config: its config, for one device.
+      config: its config, for one device, and with the data that it is looked into on.
+      own: its config.
+      overrides: that changed it.
       seeds: the folders of all seeds; of a single run, its own.
     """
 
     workdir: Path
     config: ConfigDict
+    own: ConfigDict
     seeds: tuple[Path, ...]
+    overrides: tuple[str, ...] = ()
 
     @classmethod
-    def open(cls, *workdirs: Path) -> "OpenedRun":
+    def open(cls, *workdirs: Path, overrides: Sequence[str] = ()) -> "OpenedRun":
         """The run in `workdirs[0]`, on one device whatever it was trained on; the others are its other seeds.
 
+        Args:
+          overrides: FIELD=VALUE of the config, for another data set, folder or split.
+
         Raises:
-          BadInput: if the folder holds no run.
+          BadInput: if the folder holds no run, or an override would change the run.
         """
         saved = workdirs[0] / "config.json"
-        if source.is_weights(workdirs[0]):
-            raise BadInput(
-                f"--workdir={workdirs[0]} is a file of weights: make it a run, by python -m resjax.weights import"
-            )
         if not saved.is_file():
             raise BadInput(
                 f"--workdir={workdirs[0]} holds no run (no config.json); give the workdir of a training run"
             )
-        config = restored(files.read_json(saved), saved)
+        own = restored(files.read_json(saved), saved)
+        config = cli.judged(own, list(overrides), "this command")
         config.mesh.data = config.mesh.fsdp = 1
-        return cls(workdirs[0], config, workdirs)
+        return cls(workdirs[0], config, own, workdirs, tuple(overrides))
 
     @functools.cached_property
     def spec(self) -> Spec:
@@ -102,7 +105,7 @@ class OpenedRun:
     @functools.cached_property
     def experiment(self) -> Experiment:
         """Data, durations and program of the run, under the preprocessing that its weights were trained with."""
-        return experiment.open(self.config, self.workdir)
+        return experiment.open(self.config, self.workdir, own=self.own)
 
     @functools.cached_property
     def steps(self) -> tuple[int, ...]:
@@ -178,10 +181,13 @@ class OpenedRun:
         return scan.unroll({"params": state.params, "batch_stats": state.batch_stats})
 
 
-def gather(workdirs: Iterable[Path]) -> dict[str, OpenedRun]:
+def gather(workdirs: Iterable[Path], overrides: Sequence[str] = ()) -> dict[str, OpenedRun]:
     """Opens runs by label; a whole sweep gives one for every variant, with its seeds together.
 
     A label is the shortest end of the path that tells the runs apart.
+
+    Args:
+      overrides: as in `OpenedRun.open`.
 
     Raises:
       BadInput: for a folder without a run, or a run that is given twice.
@@ -195,7 +201,10 @@ def gather(workdirs: Iterable[Path]) -> dict[str, OpenedRun]:
     length = 1
     while len({folder.parts[-length:] for folder in folders}) < len(folders):
         length += 1
-    return {"/".join(folder.parts[-length:]): OpenedRun.open(*seeds) for folder, seeds in folders.items()}
+    return {
+        "/".join(folder.parts[-length:]): OpenedRun.open(*seeds, overrides=overrides)
+        for folder, seeds in folders.items()
+    }
 
 
 def _seeds(workdir: Path) -> dict[Path, list[Path]]:

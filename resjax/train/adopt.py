@@ -36,8 +36,6 @@ def adopt(
       BadInput: if the folder is not empty or cannot be written.
     """
     check_new("--workdir", workdir)
-    config = config.copy_and_resolve_references()
-    config.data.update(image_size=own.size, interpolation=own.interpolation, crop_share=own.crop_share)
     params, batch_stats = (jax.device_put(variables[part]) for part in ("params", "batch_stats"))
     tx = optimizer(config, learning_rate(config, durations(config, config.batch_size)))
     average = ema.start(params, batch_stats) if config.ema.decay else None

@@ -5,10 +5,10 @@
     python -m resjax.weights export --workdir=RUN --format=timm --out=DIR
 
 show    prints what a file holds, which networks it fits, and its preprocessing.
-import  makes a run, which analysis takes; evaluate, predict and init_from take the file itself, too. Names and
-        shapes do not identify a network (v1 and v1.5 have the same), so --arch says which network of
-        configs/imagenet.py it is, unless the folder's config.json does. --config.model.FIELD=VALUE changes a field
-        of it. Where a file does not say its preprocessing, torchvision's is taken; flags change it.
+import  makes a run; evaluate, predict, analysis, export and init_from take the file itself, too. Names and shapes
+        do not identify a network (v1 and v1.5 have the same), so --arch says which network of configs/imagenet.py
+        it is, unless the folder's config.json does. --config.model.FIELD=VALUE changes a field of it. Where a file
+        does not say its preprocessing, torchvision's is taken; flags change it.
 export  writes safetensors with the names of --format's library, its config files, and a model card.
 
 FILE is .safetensors, .pth or .bin, .h5 of Keras' ResNet50, 101 or 152 (pip install -e '.[keras]'), a folder of timm
@@ -24,9 +24,7 @@ if __name__ == "__main__":
     interrupt.leave_at_once()  # before the imports, which take seconds
 
 import dataclasses
-import hashlib
 import shlex
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +32,13 @@ import jax
 import numpy as np
 from absl import flags
 
-from resjax import cli, files, paths
-from resjax.config import network, restored
-from resjax.data.loader import open_dataset
+from resjax import cli, paths
 from resjax.data.preprocess import INTERPOLATIONS, Preprocessing
 from resjax.errors import DONE, BadInput, unknown
-from resjax.member import WEIGHTS, find, say
-from resjax.models import scan
+from resjax.member import WEIGHTS, opened, say
 from resjax.models.spec import Spec
-from resjax.train import summary
+from resjax.train import digest, summary
 from resjax.train.adopt import adopt, check_new
-from resjax.train.checkpoint import Checkpoints
 from resjax.weights import export, hub, preprocessing, ready, source
 from resjax.weights.card import Trained
 from resjax.weights.source import Weights
@@ -68,7 +62,8 @@ def define_import(values: flags.FlagValues) -> None:
 
 
 def define_export(values: flags.FlagValues) -> None:
-    flags.DEFINE_string("workdir", None, "A run.", flag_values=values)
+    flags.DEFINE_string("workdir", None, "A run, or a file of weights.", flag_values=values)
+    flags.DEFINE_string("arch", None, "The network of a file, a name of configs/imagenet.py.", flag_values=values)
     said = "The latest, the best by validation, or the latest moving average."
     flags.DEFINE_enum("weights", "last", WEIGHTS, said, flag_values=values)
     flags.DEFINE_enum("format", None, list(export.FORMATS), "Whose names and files.", flag_values=values)
@@ -136,9 +131,7 @@ def said(own: Preprocessing) -> str:
 
 def import_file(given: str, argv: list[str]) -> int:
     """`import`: weights as a run of which no step is done."""
-    values = cli.parse(argv, define_import, config="optional")
-    if values.config:
-        raise BadInput("--config is given: say the network by --arch=NAME, and its fields by --config.FIELD=VALUE")
+    values = cli.parse(argv, define_import, config="fields")
     if not values.workdir:
         raise BadInput("--workdir is missing: give a new folder for the run")
     workdir = Path(values.workdir)
@@ -148,16 +141,10 @@ def import_file(given: str, argv: list[str]) -> int:
     config = ready.settings(weights, values.arch)
     cli.override(config, cli.overrides(argv))
     found = ready.ready(weights, given, values.arch, config, own)
-    variables = weights.variables(found.spec)
-    origin = {
-        "file": given if given.startswith(hub.SIGN) else str(weights.path),
-        "sha256": sha256(weights.path),
-        "names": weights.library,
-    }
-    digest = adopt(workdir, found.config, variables, own, origin)
+    made = adopt(workdir, found.config, weights.variables(found.spec), own, ready.origin(weights, given))
     for note in found.notes:
         say(f"note      {note}")
-    say(f"network   {described(found.spec)}\nimages    {said(own)}\ndigest    {digest}\nwritten   {workdir}")
+    say(f"network   {described(found.spec)}\nimages    {said(own)}\ndigest    {made}\nwritten   {workdir}")
     return DONE
 
 
@@ -200,34 +187,27 @@ def export_run(argv: list[str]) -> int:
     ):
         if not getattr(values, flag):
             raise BadInput(f"--{flag} is missing: give {hint}")
-    workdir, out = Path(values.workdir), Path(values.out)
+    out = Path(values.out)
     check_new("--out", out)
-    path = workdir / "config.json"
-    if not path.is_file():
-        raise BadInput(f"--workdir={workdir} holds no run to export; train one there first")
-    config = restored(files.read_json(path), path)
-    averaged = values.weights == "ema"
-    with closing(Checkpoints(workdir)) as checkpoints:
-        step = find(checkpoints, workdir, values.weights)
-        meta = checkpoints.meta(step)
-        variables = jax.device_get(scan.unroll(checkpoints.weights(step, averaged)))
-    saved = meta.get("preprocessing")  # 0.1.0 saved none
-    own = Preprocessing.from_json(saved) if saved else open_dataset(**config.data).preprocessing
+    one = opened(values.workdir, values.weights, values.arch)
+    variables = jax.device_get(one.read())
     run = Trained(
-        config=config,
-        step=step,
+        config=one.config,
+        step=one.step,
         weights=values.weights,
-        digest=meta["ema_digest" if averaged else "weights_digest"],
-        accuracy=accuracy(workdir, step, averaged),
-        origin=meta.get("origin"),
+        digest=one.digest or digest.of(variables),
+        accuracy=accuracy(one.workdir, one.step, values.weights == "ema") if one.workdir else {},
+        origin=one.origin,
         command=shlex.join(["python", "-m", "resjax.weights", "export", *argv]),
     )
-    spec = dataclasses.replace(network(config), scan=False)
     try:
-        export.export(values.format, spec, variables, own, run, out)
+        export.export(values.format, one.spec, variables, one.trained_with(one.config.data), run, out)
     except OSError as error:
         raise BadInput(f"--out={out} could not be written ({error.strerror}); give another folder") from error
-    say(f"written   {out}: step {step} of {workdir}, weights {values.weights}, as {values.format} has it")
+    for note in one.notes:
+        say(f"note      {note}")
+    whose = f"step {one.step} of {one.name}, weights {values.weights}" if one.workdir else one.name
+    say(f"written   {out}: {whose}, as {values.format} has it")
     return DONE
 
 
@@ -237,11 +217,6 @@ def accuracy(workdir: Path, step: int, averaged: bool) -> dict[str, float]:
     ending = "_ema_accuracy" if averaged else "_accuracy"
     splits = [split for split in ("test", "validation") if f"{split}{ending}" in found]
     return {f"{split} top-1": found[f"{split}{ending}"] for split in splits} if found.get("steps") == step else {}
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """Weights of a file, ready to be used: with the network, the preprocessing and the config of a run of them."""
 
 import dataclasses
+import hashlib
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -10,7 +12,7 @@ from resjax.data.preprocess import Preprocessing
 from resjax.errors import BadInput
 from resjax.models.published import imagenet
 from resjax.models.spec import Spec
-from resjax.weights import preprocessing
+from resjax.weights import hub, preprocessing
 from resjax.weights.source import Weights
 
 
@@ -79,7 +81,16 @@ def ready(
         notes += ("this network strides on the 1x1, those of torchvision and timm on the 3x3 (--arch=v1.5-...)",)
     for field in ("num_classes", "input_channels", "input_size"):
         config.model[field] = getattr(spec, field)
+    config.data.update(image_size=own.size, interpolation=own.interpolation, crop_share=own.crop_share)
     if weights.config is None or arch:
         config.name = arch or Path(given.partition("@")[0]).stem
         config.data.name = "imagenet2012" if spec.num_classes == 1000 else "folder"
     return Ready(weights, config, spec, own, notes)
+
+
+def origin(weights: Weights, given: str) -> dict[str, Any]:
+    """What a run that is made of the weights says of where they come from; a person called them `given`."""
+    with weights.path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    file_name = given if given.startswith(hub.SIGN) else str(weights.path)
+    return {"file": file_name, "sha256": sha256, "names": weights.library}

@@ -118,8 +118,11 @@ def test_what_is_written(call, runs, tmp_path):
     ("flags", "says"),
     [
         ([], "--workdir is missing"),
-        (["--workdir=no/where"], "--workdir=no/where holds no run to evaluate"),
-        (["FIRST", "--config=configs/digits.py"], "--config is given"),
+        (["--workdir=no/where"], "--workdir=no/where holds no run; train one there first"),
+        (
+            ["FIRST", "--config=configs/digits.py"],
+            "--config=configs/digits.py: the config of the run or the file itself is taken",
+        ),
         (["FIRST", "--views=eleven"], "<centre|ten|scales>"),
         (["FIRST", "--views=scales", "--scales=48,32"], "--scales=48,32: must be ascending"),
         (["FIRST", "--views=scales", "--scales=16"], "--scales=16: must be ascending whole numbers from 32"),

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from resjax import evaluate
+from resjax.analysis import __main__ as analysis
 from resjax.analysis.runs import OpenedRun
 from resjax.cli import load
 from resjax.config import default
@@ -76,16 +77,21 @@ def test_show(weights):
     assert "of its entries only 'state_dict' is taken" in out
 
 
-def test_an_imported_run_is_evaluated_as_its_library_would(imported, call, tmp_path):
-    """One photo of each class, of the size that is cropped, not resized: only its centre is normalised."""
-    rng = np.random.default_rng(0)
-    photos = rng.integers(0, 256, (5, 40, 40, 3), np.uint8)
+@pytest.fixture
+def photos(tmp_path):
+    """A photo of each class, of the size that is cropped, not resized: uint8 [5, 40, 40, 3], in tmp_path/photos."""
+    photos = np.random.default_rng(0).integers(0, 256, (5, 40, 40, 3), np.uint8)
     for split in ("train", "val"):
         for i, photo in enumerate(photos):
             folder = tmp_path / "photos" / split / f"kind {i}"
             folder.mkdir(parents=True)
             Image.fromarray(photo).save(folder / "x.png")
             Image.fromarray(photo[::-1]).save(folder / f"{split}.png") if split == "train" else None
+    return photos
+
+
+def test_an_imported_run_is_evaluated_as_its_library_would(imported, photos, call, tmp_path):
+    """Of photos that are not resized only the centre is normalised."""
     flags = (f"--config.data.dir={tmp_path}/photos", "--config.batch_size=8", "--config.data.test_split=val")
     judged = []
     for workdir in (imported, HF):  # the file itself, too
@@ -113,13 +119,54 @@ def test_an_imported_run_is_looked_into_as_it_is(imported):
     opened = OpenedRun.open(imported)
     assert (opened.find(None), opened.find("0")) == (0, 0)
     same(jax.device_get(opened.variables(0)), saved(imported)[0])
-    with pytest.raises(BadInput, match=r"is a file of weights: make it a run, by python -m resjax\.weights import"):
-        OpenedRun.open(FIXTURES / "torchvision.pth")
+
+
+@pytest.mark.usefixtures("photos")
+def test_a_file_is_looked_into_as_the_run_that_is_made_of_it(imported, call, tmp_path):
+    found = []
+    for workdir in (imported, HF):
+        out = tmp_path / f"analysis{len(found)}"
+        data = (f"--config.data.dir={tmp_path}/photos", "--config.batch_size=8")
+        flags = (f"--workdir={workdir}", *data, "--images=10", f"--out={out}")
+        code, _, err = call("branches", *flags, command=analysis.main)
+        assert code == 0, err
+        found.append(json.loads((out / "branches.json").read_text()))
+    assert found[0]["run"] == found[1][HF.name]
+    assert list(HF.iterdir()) == [path for path in HF.iterdir() if path.suffix in (".json", ".safetensors")]
+
+
+@pytest.mark.parametrize(
+    ("flags", "error"),
+    [
+        (
+            ("branches", f"--workdir={FIXTURES}/torchvision.pth"),
+            "torchvision.pth does not say which network it is of",
+        ),
+        (("branches", f"--workdir={HF}", "--arch=v1-18"), "says another network: model.units=(2, 2, 2, 2)"),
+        (("branches", "--workdir=RUN", "--arch=v1-18"), "--arch=v1-18 is for files of weights, and --workdir="),
+        (("branches", "--workdir=RUN", "--config.model.width=2"), "--config.model.width is unknown"),
+        (
+            ("branches", "--workdir=RUN", "--config.seed=2"),
+            "this command evaluates the run as it was trained: seed",
+        ),
+        (("curves", f"--workdir={HF}"), f"--workdir={HF} is a file of weights, and curves are of a training"),
+        (("decay", "--arch=v1-18"), "--arch=v1-18: decay looks into no run; leave it out"),
+        (("decay", "--config.data.dir=x"), "--config.data.dir=x: decay looks into no run; leave it out"),
+    ],
+)
+def test_what_analysis_does_not_take_of_files(imported, call, flags, error):
+    flags = [flag.replace("RUN", str(imported)) for flag in flags]
+    code, out, err = call(*flags, command=analysis.main)
+    assert (code, out) == (2, "")
+    assert error in err.splitlines()[-1]
 
 
 @pytest.mark.parametrize("form", ["huggingface", "resjax"])
 def test_out_and_in_changes_no_bit(weights, imported, tmp_path, form):
     weights("export", f"--workdir={imported}", f"--format={form}", f"--out={tmp_path}/out")
+    weights("export", f"--workdir={HF}", f"--format={form}", f"--out={tmp_path}/direct")  # the file itself
+    for file in ("model.safetensors", "config.json"):
+        assert (tmp_path / "direct" / file).read_bytes() == (tmp_path / "out" / file).read_bytes()
     weights("import", tmp_path / "out", f"--workdir={tmp_path}/again")
     (one, first), (other, second) = saved(imported), saved(tmp_path / "again")
     same(one, other)
@@ -209,7 +256,10 @@ def test_the_architectures_that_fit_are_listed():
             "--class_names=nothing.txt cannot be read",
         ),
         (["import", HF, "--workdir={tmp}/r", "--class_names=LICENSE"], "and the weights have 5 classes"),
-        (["import", HF, "--workdir={tmp}/r", "--config=configs/digits.py"], "--arch=NAME"),
+        (
+            ["import", HF, "--workdir={tmp}/r", "--config=configs/digits.py"],
+            "the config of the run or the file itself",
+        ),
         (["import", FIXTURES / "torchvision.pth", "--workdir={tmp}/r"], "fits no published network: give --arch="),
         (
             ["import", FIXTURES / "torchvision.pth", "--workdir={tmp}/r", "--arch=v1.5-18"],
@@ -217,7 +267,7 @@ def test_the_architectures_that_fit_are_listed():
         ),
         (["import", FIXTURES / "torchvision.pth", "--workdir={tmp}/r", "--arch=v1.5-51"], "nearest: v1.5-50"),
         (["export", "--workdir={tmp}"], "--format is missing"),
-        (["export", "--workdir={tmp}", "--format=timm", "--out={tmp}/out"], "holds no run to export"),
+        (["export", "--workdir={tmp}", "--format=timm", "--out={tmp}/out"], "holds no run; train one there first"),
         (["export", "--workdir={tmp}", "--format=timm", "--out=configs"], "--out=configs is there already"),
     ],
 )
@@ -332,7 +382,7 @@ def test_a_run_of_resjax_keeps_its_recipe(weights, tmp_path):
     own = Preprocessing(rng.random((8, 8, 1)).astype(np.float32), np.float32(3), class_names=tuple("0123456789"))
     config = load(["--config=configs/digits.py", "--config.total_steps=7", "--config.ema.decay=0.5"])
     config.model.update(dataclasses.asdict(spec))
-    config.data.image_size = 8
+    config.data.update(image_size=own.size, interpolation=own.interpolation, crop_share=own.crop_share)
     adopt(tmp_path / "run", config, names.variables(spec, "resjax", arrays), own, {"file": "x.pth", "sha256": "0"})
     with pytest.raises(BadInput, match="is there already: give a new folder"):
         adopt(tmp_path / "run", config, {}, own, {})
