@@ -1,6 +1,7 @@
 """Eight fake CPU devices, one compilation cache for all tests and their subprocesses, and runs to look into.
 
 Every test finds the process as the first one did, so the order does not matter; `--shuffle=SEED` shows it.
+Tests that are marked `long` run with `--long`: they say what shorter ones say, of more cases.
 """
 
 import contextlib
@@ -75,12 +76,17 @@ def pytest_addoption(parser):
     parser.addoption(
         "--book", metavar="DIR", help="The book's commands letter for letter, in DIR; its pictures are drawn anew."
     )
+    parser.addoption("--long", action="store_true", help="Also the tests that are marked long.")
     parser.addoption(
         "--shuffle", type=int, metavar="SEED", help="Modules, and the tests in each, in a random order."
     )
 
 
 def pytest_collection_modifyitems(config, items):
+    if not (config.getoption("--long") or config.getoption("--book")):
+        long = [item for item in items if item.get_closest_marker("long")]
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
     seed = config.getoption("shuffle")
     if seed is None:
         return

@@ -4,7 +4,8 @@ A chapter is a file of docs/en; tests/test_languages.py holds docs/zh to the sam
 suite may be less than what the book says: a comment before it, `<!-- shorter in the tests: A => B; C => D -->`,
 replaces A by B. A comment before a picture, `<!-- drawn: FILE -->`, says which file the commands above it leave.
 
-    pytest -n 0 tests/test_book.py                  # shortened
+    pytest -n 0 tests/test_book.py                  # the first chapters, shortened
+    pytest -n 0 tests/test_book.py --long           # all chapters, shortened; eight minutes
     pytest -n 0 tests/test_book.py --book=DIR       # letter for letter, in DIR, and docs/images anew; about an hour
 """
 
@@ -21,6 +22,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 BOOK = ROOT / "docs" / "en"
 CHAPTERS = sorted(BOOK.glob("*.md"))
+LONG = ("5", "6", "7", "8", "9")  # minutes each
 PIECE = re.compile(
     r"<!-- shorter in the tests: (?P<shorter>.*?) -->"
     r"|<!-- drawn: (?P<drawn>\S+) -->\n!\[[^\]]*\]\((?P<picture>[^)]+)\)"
@@ -78,7 +80,11 @@ def folder(request, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "chapter",
+    [pytest.param(path, marks=[pytest.mark.long] * path.name.startswith(LONG)) for path in CHAPTERS],
+    ids=lambda path: path.stem,
+)
 def test_every_block_runs(chapter, folder, request):
     whole = bool(request.config.getoption("book"))
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])

@@ -43,7 +43,7 @@ def refused(done, *parts):
     assert line.startswith("error: ")
     for part in parts:
         assert part in line
-    usual = ("resjax ", "device ", "network ", "data ", "    ", "training ", "logs ", "note ", "compiled ", "step ")
+    usual = ("resjax ", "device ", "network ", "data ", "    ", "training ", "logs ", "note ", "compil", "step ")
     assert all(text.startswith(usual) for text in before), done.stderr
 
 

@@ -37,7 +37,7 @@ STEPS = {"finished": 60, "interrupted": 20}
 SHORT = ("--config.total_steps=2", "--config.schedule.warmup=none", "--config.batch_size=32")
 
 
-@pytest.fixture(params=["as it was", "without zero_gamma"])
+@pytest.fixture(params=[pytest.param("as it was", marks=pytest.mark.long), "without zero_gamma"])
 def old(request, tmp_path):
     """Copies of the runs of 0.1.0; once as if saved before there was a field that 0.1.0 had."""
     shutil.copytree(Path(__file__).parent / "fixtures" / "0.1.0", tmp_path / "old")

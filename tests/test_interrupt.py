@@ -42,9 +42,10 @@ def flags_of(tiny, workdir):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
-def test_while_it_starts(tiny, tmp_path, number):
+def test_while_it_starts(tiny, tmp_path, number, request):
     """From the first import on; a process that ignored one of these signals would train to its end."""
-    moments = range(1, 1260, 62 if number == signal.SIGINT else 300)
+    often = number == signal.SIGINT and request.config.getoption("--long")
+    moments = range(1, 1260, 62 if often else 300)
 
     def once(after):
         return struck("resjax.main", flags_of(tiny, tmp_path / str(after)), number, "resjax.interrupt", after)

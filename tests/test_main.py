@@ -223,7 +223,13 @@ def test_evaluation_without_a_checkpoint(call, rich, whole, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "recipe", ["cifar10.py:v1-8", "cifar10.py:v2-11", "imagenet.py:v1.5-18-d", "dense.py:v2-5"]
+    "recipe",
+    [
+        "cifar10.py:v1-8",
+        "cifar10.py:v2-11",
+        pytest.param("imagenet.py:v1.5-18-d", marks=pytest.mark.long),
+        "dense.py:v2-5",
+    ],
 )
 def test_any_recipe_on_any_set(call, tmp_path, recipe):
     """One override; the network's input, classes, augmentation and normalisation come with the set."""

@@ -34,6 +34,7 @@ def _speed_is_not_tested_here(quick_compilation):
     pass
 
 
+@pytest.mark.long
 def test_a_killed_suite_goes_on_and_needs_nothing_that_reads_data(start, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(BARE)
     paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep)

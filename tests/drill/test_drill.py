@@ -27,23 +27,30 @@ def drill(start, tiny):
 
 
 @pytest.fixture(scope="module")
-def drilled(drill, tmp_path_factory):
+def kinds(request):
+    """All, or without --long a signal, what a killed run leaves, and a disk that is full."""
+    return list(KINDS) if request.config.getoption("--long") else ["stop", "flip", "disk"]
+
+
+@pytest.fixture(scope="module")
+def drilled(drill, kinds, tmp_path_factory):
     """The workdir of a drill with one fault of each kind, and how it ended; the next tests change and reuse it."""
     workdir = tmp_path_factory.mktemp("drill") / "work"
-    return workdir, drill(f"--workdir={workdir}", f"--faults={len(KINDS)}")
+    return workdir, drill(f"--workdir={workdir}", f"--kinds={','.join(kinds)}", f"--faults={len(kinds)}")
 
 
-def test_every_kind(drilled):
+def test_every_kind(drilled, kinds):
     workdir, done = drilled
     assert done.returncode == 0, done.stdout + done.stderr
     assert "\ndigest equal: " in done.stdout
     assert (workdir / "table.md").read_text() == done.stdout
     found = json.loads((workdir / "drill.json").read_text())
-    assert sorted(fault["kind"] for fault in found["faults"]) == sorted(KINDS)
+    assert sorted(fault["kind"] for fault in found["faults"]) == sorted(kinds)
     assert {job["state_digest"] for job in found["jobs"]} == {found["undisturbed"]["state_digest"]}
     assert str(workdir) not in json.dumps(found["faults"])
 
 
+@pytest.mark.long
 def test_a_job_of_two_processes(drill, tmp_path):
     """One of them is killed, and one of them is told to stop: the other ends too, and the job goes on."""
     flags = ("--processes=2", "--devices=1", "--faults=2", "--kinds=kill,stop", "--seed=2")

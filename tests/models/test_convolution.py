@@ -41,6 +41,7 @@ def same(a, b, tolerance=1e-12):
 
 
 KERNELS = [(1, 1), (2, 2), (3, 3), (5, 5), (7, 7), (1, 3), (3, 1)]
+PADDINGS = [((0, 0), (0, 0)), ((2, 0), (1, 3))]
 SIZES = [(1, 1), (2, 2), (4, 4), (3, 5), (9, 8), (16, 7)]
 
 
@@ -48,7 +49,7 @@ SIZES = [(1, 1), (2, 2), (4, 4), (3, 5), (9, 8), (16, 7)]
 @pytest.mark.parametrize("strides", [(1, 1), (2, 2), (3, 2)], ids=str)
 def test_against_xla_in_float64(kernel, strides) -> None:
     tried = 0
-    for size, padding in itertools.product(SIZES, ["half", ((0, 0), (0, 0)), ((2, 0), (1, 3))]):
+    for size, padding in [*((size, "half") for size in SIZES), *itertools.product(SIZES[3:5], PADDINGS)]:
         pads = tuple((k // 2, k // 2) for k in kernel) if padding == "half" else padding
         if any(n + sum(p) < k for n, p, k in zip(size, pads, kernel, strict=True)):
             continue  # the kernel is larger than the map

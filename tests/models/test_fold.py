@@ -19,7 +19,7 @@ STEM = ((2, 2), ((3, 3), (3, 3)))
 def test_against_xla_in_float64(kernel: tuple[int, int], strides: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)
     sizes, paddings = [(16, 16), (15, 17), (9, 8)], [((3, 3), (3, 3)), ((0, 0), (0, 0)), ((1, 0), (0, 2))]
-    for size, padding in itertools.product(sizes, paddings):
+    for size, padding in [*itertools.product(sizes[1:2], paddings), *((size, paddings[0]) for size in sizes[::2])]:
         with jax.enable_x64(True):
             x, w = jnp.asarray(rng.normal(size=(2, *size, 3))), jnp.asarray(rng.normal(size=(*kernel, 3, 5)))
 

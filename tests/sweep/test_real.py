@@ -50,6 +50,7 @@ def test_stop_in_mid_run_and_go_on(sweep_file, workdir):
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+@pytest.mark.long
 def test_a_run_beside_others_gives_the_bits_of_its_command(sweep_file, workdir, tmp_path):
     sweep = [sys.executable, "-m", "resjax.sweep", f"--sweep={sweep_file({'A': {}})}", f"--workdir={workdir}"]
     printed = subprocess.run([*sweep, "--dry_run"], capture_output=True, text=True, check=True).stdout

@@ -151,6 +151,7 @@ def text(path):
     return path.read_text() if path.exists() else ""
 
 
+@pytest.mark.long
 def test_devices_are_dealt_out(sweep_of, run, tmp_path):
     """Of eight, each of two runs has four; on them it gives the bits of a single run on as many."""
     short, workdir = {"total_steps": 12, "eval_every_steps": 12}, tmp_path / "W"

@@ -135,6 +135,7 @@ def test_two_evaluate_what_one_does(pair, together):
     assert found == {key: pytest.approx(summary[key], abs=1e-6) for key in found}
 
 
+@pytest.mark.long
 def test_killed_stopped_and_killed_again(pair, together, tmp_path, read_records):
     """A job that loses a process, is stopped by a signal to one, and loses the other ends as an undisturbed one."""
     flags = (*FLAGS, FSDP, f"--workdir={tmp_path}/run")

@@ -43,7 +43,7 @@ def trained(run, steps=5):
     return state, losses, means
 
 
-@pytest.mark.parametrize("mesh", [ONE, FSDP], ids=" ".join)
+@pytest.mark.parametrize("mesh", [pytest.param(ONE, marks=pytest.mark.long), FSDP], ids=" ".join)
 @pytest.mark.usefixtures("quick_compilation")
 def test_every_placement_gives_the_same_bits(opened, monkeypatch, mesh):
     """On the host, whole on each device, split over the devices by images, which 8 does not divide."""

@@ -35,7 +35,7 @@ def same_end(workdir, whole, read_records):
 
 @pytest.mark.parametrize(
     ("step", "workers", "workers_after"),
-    [(3, 0, 2), (random.randint(31, 80), 0, 0), (random.randint(31, 80), 2, 2)],
+    [(3, 0, 2), (random.randint(31, 80), 0, 0), pytest.param(random.randint(31, 80), 2, 2, marks=pytest.mark.long)],
     ids=["before the first save", "random", "random with workers"],
 )
 def test_killed(start, run, rich, whole, tmp_path, read_records, step, workers, workers_after):

@@ -12,7 +12,7 @@ import pytest
 from resjax.config import default
 from resjax.models.published import imagenet
 from resjax.models.resnet import ResNet
-from resjax.weights import architectures, export, names, preprocessing, source
+from resjax.weights import architectures, export, names, preprocessing, source, tensors
 from resjax.weights.card import Trained
 
 # What these libraries warn of is their own affair.
@@ -71,6 +71,42 @@ def test_networks_of_timm(name, images):
     timm = pytest.importorskip("timm")
     spec = architectures.of_timm({"architecture": name}, name)
     assert_same(spec, "timm", randomised(timm.create_model(name)), images)
+
+
+@pytest.fixture
+def torchvision():
+    """torchvision, beside whatever build of PyTorch: its networks need none of its compiled operators."""
+    torch = pytest.importorskip("torch")
+    operators = torch.library.Library("torchvision", "DEF")
+    operators.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    yield pytest.importorskip("torchvision")
+    operators._destroy()
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        *((f"resnet{depth}", f"v1.5-{depth}") for depth in (18, 34, 50, 101, 152)),
+        ("wide_resnet50_2", "wide-50-2"),
+        ("resnext50_32x4d", "resnext-50-32x4d"),
+    ],
+)
+def test_networks_of_torchvision_in_and_out(theirs, ours, torchvision, images, tmp_path):
+    """In from what `torch.save` wrote, and out into a network that refuses what is missing or too much."""
+    torch, model = pytest.importorskip("torch"), randomised(torchvision.models.get_model(theirs))
+    torch.save(model.state_dict(), tmp_path / "x.pth")
+    weights = source.open(tmp_path / "x.pth")
+    assert ours in weights.fitting()
+    spec = weights.network(imagenet(ours))
+    variables = weights.variables(spec)
+    here, there = jax.jit(ResNet(spec).apply)(variables, images), said(model, images)
+    assert np.abs(here - there).max() <= CLOSE * np.abs(there).max()
+    run = Trained(default(spec), 1, "last", "", {}, None, "")
+    export.export("torchvision", spec, variables, preprocessing.torchvision(), run, tmp_path / "out")
+    arrays, _ = tensors.read(tmp_path / "out" / "model.safetensors")
+    again = torchvision.models.get_model(theirs)
+    again.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in arrays.items()})
+    np.testing.assert_array_equal(said(again, images), there)
 
 
 @pytest.mark.parametrize("in_bottleneck", [False, True])
