@@ -2,6 +2,7 @@
 
 import dataclasses
 import statistics
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from resjax.papers.table import Row, Table
 from resjax.papers.v2 import FAIL_ABOVE
 from resjax.sweep.plan import Run
 from resjax.sweep.results import Result, collect, show, spread, whole, write_tables
+
+WIDTH = 116  # of what is read in a terminal, too
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +98,7 @@ class Report:
     def head(self) -> str:
         """What the table shows, on which data, under which budget."""
         own, table = self.table.data[0], self.table
-        lines = [f"# {table.name}: {table.what}", "", f"Paper: {table.source}."]
+        lines = [f"Paper: {table.source}."]
         if table.note:
             lines.append(table.note)
         lines.append(
@@ -121,7 +124,8 @@ class Report:
             lines.append(f"Data: {self.data}.")
         if self.budget != 1:
             lines.append(f"Budget: {self.budget:g}; every schedule is cut to this part of its length.")
-        return "\n".join([*lines, "", f"    {self.command}"])
+        filled = (textwrap.fill(line, WIDTH, break_long_words=False, break_on_hyphens=False) for line in lines)
+        return "\n".join([f"# {table.name}: {table.what}", "", *filled, "", f"    {self.command}"])
 
     def lowest(self, results: dict[str, Result]) -> tuple[str, str]:
         """The row with the lowest mean validation error, and that as a note; nothing before two rows have run."""
