@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 # The command, but for the rule that only what takes long to compile is kept: here all is.
 COMMAND = """
 from resjax import cli, main
@@ -11,6 +13,7 @@ cli.run(main.main)
 """
 
 
+@pytest.mark.long
 def test_the_second_seed_compiles_nothing(tiny, tmp_path, monkeypatch):
     cache = tmp_path / "xla"
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(cache))

@@ -181,6 +181,7 @@ def test_killed_stopped_and_killed_again(pair, together, tmp_path, read_records)
     assert read_records(tmp_path / "run") == read_records(together)
 
 
+@pytest.mark.long
 def test_stopped_in_calls_of_several_steps(pair, together, tmp_path, read_records):
     """A signal to one stops both after the same call; then the job goes on, and has the losses of single steps."""
     flags = (
