@@ -1,6 +1,6 @@
-"""Networks at their published size beside those of timm, transformers and Keras, where these are installed.
+"""Networks at their published size beside torchvision, timm, transformers and Keras, where these are installed.
 
-Random weights and statistics, a third of BN's scales negative. torchvision's networks are timm's of the same names.
+Random weights and statistics, a third of BN's scales negative.
 """
 
 import dataclasses
@@ -73,16 +73,6 @@ def test_networks_of_timm(name, images):
     assert_same(spec, "timm", randomised(timm.create_model(name)), images)
 
 
-@pytest.fixture
-def torchvision():
-    """torchvision, beside whatever build of PyTorch: its networks need none of its compiled operators."""
-    torch = pytest.importorskip("torch")
-    operators = torch.library.Library("torchvision", "DEF")
-    operators.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    yield pytest.importorskip("torchvision")
-    operators._destroy()
-
-
 @pytest.mark.parametrize(
     ("theirs", "ours"),
     [
@@ -91,9 +81,10 @@ def torchvision():
         ("resnext50_32x4d", "resnext-50-32x4d"),
     ],
 )
-def test_networks_of_torchvision_in_and_out(theirs, ours, torchvision, images, tmp_path):
+def test_networks_of_torchvision_in_and_out(theirs, ours, images, tmp_path):
     """In from what `torch.save` wrote, and out into a network that refuses what is missing or too much."""
-    torch, model = pytest.importorskip("torch"), randomised(torchvision.models.get_model(theirs))
+    torch, torchvision = pytest.importorskip("torch"), pytest.importorskip("torchvision")
+    model = randomised(torchvision.models.get_model(theirs))
     torch.save(model.state_dict(), tmp_path / "x.pth")
     weights = source.open(tmp_path / "x.pth")
     assert ours in weights.fitting()
