@@ -6,7 +6,8 @@ replaces A by B. A comment before a picture, `<!-- drawn: FILE -->`, says which 
 
     pytest -n 0 tests/test_book.py                  # the first chapters, shortened
     pytest -n 0 tests/test_book.py --long           # all chapters, shortened; eight minutes
-    pytest -n 0 tests/test_book.py --book=DIR       # letter for letter, in DIR, and docs/images anew; about an hour
+    pytest -n 0 tests/test_book.py --book=DIR -o faulthandler_timeout=0
+                                                    # letter for letter, in DIR, and docs/images anew; about an hour
 """
 
 import os
