@@ -133,7 +133,8 @@ def main(argv: list[str]) -> None:
         raise BadInput("--workdir is missing: give the folder of a run")
     cli.use_compilation_cache()
     with tempfile.TemporaryDirectory(prefix="resjax-analysis-") as folder:
-        workdirs = [as_run(each, values.arch, Path(folder)) for each in given]
+        # A folder for each: many files have one name, such as model.safetensors.
+        workdirs = [as_run(each, values.arch, Path(folder, str(i))) for i, each in enumerate(given)]
         of_file = [workdir.is_relative_to(folder) for workdir in workdirs]
         if name == "curves" and any(of_file):
             shown = given[of_file.index(True)]

@@ -135,6 +135,18 @@ def test_a_file_is_looked_into_as_the_run_that_is_made_of_it(imported, call, tmp
     assert list(HF.iterdir()) == [path for path in HF.iterdir() if path.suffix in (".json", ".safetensors")]
 
 
+@pytest.mark.usefixtures("photos")
+def test_files_of_one_name_are_looked_into_together(call, tmp_path):
+    for folder in ("a", "b"):
+        shutil.copytree(HF, tmp_path / folder / HF.name)
+    data = (f"--config.data.dir={tmp_path}/photos", "--config.batch_size=8", "--images=10", f"--out={tmp_path}/out")
+    workdirs = (f"--workdir={tmp_path / folder / HF.name}" for folder in ("a", "b"))
+    code, _, err = call("branches", *workdirs, *data, command=analysis.main)
+    assert code == 0, err
+    one, other = json.loads((tmp_path / "out" / "branches.json").read_text()).values()
+    assert one == other
+
+
 @pytest.mark.parametrize(
     ("flags", "error"),
     [
