@@ -57,7 +57,8 @@ class Opened(NamedTuple):
       step: of the weights; 0 of a file.
       digest: that was saved with the weights of a run.
       read: `params` and `batch_stats`, unrolled, on the host; raises BadInput for what is damaged.
-      origin: where weights come from that were trained elsewhere, JSON values; None of those trained here.
+      origin: tells where weights come from that were trained elsewhere, JSON values; None of those trained here.
+        Of a file it reads the whole file.
       notes: what a person should know, a line each.
     """
 
@@ -68,7 +69,7 @@ class Opened(NamedTuple):
     step: int
     digest: str | None
     read: Callable[[], dict[str, Any]]
-    origin: dict[str, Any] | None = None
+    origin: Callable[[], dict[str, Any] | None]
     notes: tuple[str, ...] = ()
 
     @property
@@ -105,7 +106,7 @@ def of_run(workdir: Path, which: str) -> Opened:
     saved = meta.get("preprocessing")  # 0.1.0 saved none
     own = Preprocessing.from_json(saved) if saved else None
     whole = meta["ema_digest" if averaged else "weights_digest"]
-    return Opened(str(workdir), workdir, config, own, step, whole, read, meta.get("origin"))
+    return Opened(str(workdir), workdir, config, own, step, whole, read, partial(meta.get, "origin"))
 
 
 def of_file(name: str, path: Path, arch: str | None) -> Opened:
@@ -120,22 +121,21 @@ def of_file(name: str, path: Path, arch: str | None) -> Opened:
     """
     found = ready.ready(source.open(path), name, arch)
     read = partial(found.weights.variables, found.spec)
-    return Opened(
-        name, None, found.config, found.preprocessing, 0, None, read, ready.origin(found.weights, name), found.notes
-    )
+    origin = partial(ready.origin, found.weights, name)
+    return Opened(name, None, found.config, found.preprocessing, 0, None, read, origin, found.notes)
 
 
-def opened(name: str, which: str, arch: str | None) -> Opened:
+def opened(name: str, path: Path, which: str, arch: str | None) -> Opened:
     """The run or the file that a --workdir names.
 
     Args:
+      path: where it lies, see `hub.local`.
       which: one of WEIGHTS.
       arch: as in `of_file`.
 
     Raises:
       BadInput: as `of_run` and `of_file`, or for what is not for a run or not for a file.
     """
-    path = hub.local(name)
     if source.is_weights(path):
         if which != "last":
             raise BadInput(f"--weights={which} is for runs, and --workdir={name} is none: leave it out")
@@ -154,15 +154,17 @@ def as_run(name: str, arch: str | None, folder: Path) -> Path:
     Raises:
       BadInput: as `opened`.
     """
-    if not arch and not source.is_weights(path := hub.local(name)):
+    path = hub.local(name)
+    if not arch and not source.is_weights(path):
         return path  # a sweep, or a run that has only begun
-    one = opened(name, "last", arch)
+    one = opened(name, path, "last", arch)
     for note in one.notes:
         say(f"note      {note}")
+    origin = one.origin()
     assert one.preprocessing is not None
-    assert one.origin is not None
+    assert origin is not None
     workdir = folder / name.strip("/").rpartition("/")[2]
-    adopt(workdir, one.config, one.read(), one.preprocessing, one.origin)
+    adopt(workdir, one.config, one.read(), one.preprocessing, origin)
     return workdir
 
 
@@ -195,7 +197,7 @@ class Member:
         Raises:
           BadInput: as `opened`, if there is no such split, or if an override would change the run.
         """
-        one = opened(name, which, arch)
+        one = opened(name, hub.local(name), which, arch)
         config = cli.judged(one.config, overrides, "this command")
         listing = experiment.listing(one.workdir, config, one.config) if one.workdir else None
         preprocessing = one.trained_with(config.data)

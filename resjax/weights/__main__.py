@@ -189,7 +189,7 @@ def export_run(argv: list[str]) -> int:
             raise BadInput(f"--{flag} is missing: give {hint}")
     out = Path(values.out)
     check_new("--out", out)
-    one = opened(values.workdir, values.weights, values.arch)
+    one = opened(values.workdir, hub.local(values.workdir), values.weights, values.arch)
     variables = jax.device_get(one.read())
     run = Trained(
         config=one.config,
@@ -197,7 +197,7 @@ def export_run(argv: list[str]) -> int:
         weights=values.weights,
         digest=one.digest or digest.of(variables),
         accuracy=accuracy(one.workdir, one.step, values.weights == "ema") if one.workdir else {},
-        origin=one.origin,
+        origin=one.origin(),
         command=shlex.join(["python", "-m", "resjax.weights", "export", *argv]),
     )
     try:
