@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from resjax.evaluation.evaluate import Batch
+from resjax.models import onednn
 from resjax.models.resnet import ResNet
 from resjax.train.loop import Experiment
 from resjax.train.loss import Loss
@@ -23,7 +24,9 @@ def parts(run: Experiment, batch: Batch) -> dict[str, Callable[[], object]]:
     loss = make_loss(ResNet(run.spec, tuple(run.config.optimizer.freeze)), Loss.of(run.config))
     state = run.program.init(np.uint32(run.config.seed))
     arguments = state.params, state.batch_stats, batch, jax.random.key(run.config.seed)
-    forward, gradient = jax.jit(loss), jax.jit(jax.value_and_grad(loss, has_aux=True))
+    forward, gradient = (
+        jax.jit(f, compiler_options=onednn.options()) for f in (loss, jax.value_and_grad(loss, has_aux=True))
+    )
     return {
         "forward": lambda: jax.block_until_ready(forward(*arguments)),
         "gradient": lambda: jax.block_until_ready(gradient(*arguments)),

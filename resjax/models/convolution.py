@@ -1,8 +1,8 @@
 """Convolutions as matrix products: what a CPU computes faster than XLA's own convolution.
 
 On a CPU XLA's convolution falls behind in three places. Before a weight gradient it transposes both operands, in
-loops that have the layers around them fused in. On small maps it falls back to plain loops, and so it does within
-`lax.scan`. A product needs side by side what it sums over:
+loops that have the layers around them fused in. Within `lax.scan` it falls back to plain loops, and so it does on
+small maps where it is not oneDNN's. A product needs side by side what it sums over:
 
 rows     of stride 1. With the kw neighbours of each pixel in its row side by side in X [P, kw C], and the kernel as
          a matrix K [kw C, kh O], one product does all taps, from kw C + kh O copied values a pixel. im2col, which
@@ -28,11 +28,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from resjax.models import fold
+from resjax.models import fold, onednn
 
 BLOCK = 2**20  # bytes of input or output that a block of images has
 FEW_PIXELS = 64  # of input times output: `matrix` multiplies all of them with each other
-SMALL_MAP = 64  # pixels up to which `rows` is ahead of XLA in the forward pass too
+SMALL_MAP = 64  # pixels up to which `rows` is ahead of XLA without oneDNN in the forward pass too
 
 
 class Geometry(NamedTuple):
@@ -63,9 +63,14 @@ class Geometry(NamedTuple):
 
     @property
     def xla_forward(self) -> bool:
-        """Whether XLA is ahead outside of weight gradients."""
-        large = self.shape[0] * self.shape[1] > SMALL_MAP and self.kernel[:2] != (1, 1)
-        return not self.products_only and (large or not self.in_rows)
+        """Whether XLA is ahead in the forward pass."""
+        large = self.shape[0] * self.shape[1] > SMALL_MAP or onednn.is_there()
+        return not self.products_only and (not self.in_rows or (large and self.kernel[:2] != (1, 1)))
+
+    @property
+    def xla_input_gradient(self) -> bool:
+        """Whether XLA is ahead in the gradient of the input, for which `rows` has made half of what it needs."""
+        return self.xla_forward and (not self.in_rows or onednn.is_there())
 
     def block(self, images: int, itemsize: int) -> int:
         """How many images are worked on at a time; all of them where they are few or lie on several devices."""
@@ -146,13 +151,13 @@ def _backward(g: Geometry, saved: tuple[jax.Array, jax.Array], dy: jax.Array) ->
 
     k, to_kernel = jax.vjp(as_matrix if g.in_rows else lambda w: w.reshape(-1, g.kernel[3]), kernel)
 
-    def rows(x: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def rows(x: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array | None]:
         dz = uncollect(g, dy)
-        return side_by_side(g, x).T @ dz, merge(g, dz @ k.T)
+        return side_by_side(g, x).T @ dz, None if g.xla_input_gradient else merge(g, dz @ k.T)
 
     def strided(x: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array | None]:
         dz = dy.reshape(-1, g.kernel[3])
-        if g.xla_forward:
+        if g.xla_input_gradient:
             return columns(g, x).T @ dz, None
         side, to_x = jax.vjp(partial(columns, g), x)
         return side.T @ dz, to_x(dz @ k.T)[0]

@@ -20,6 +20,7 @@ from resjax.data.augment.device import Normalization, normalize
 from resjax.data.preprocess import Preprocessing
 from resjax.errors import BadInput
 from resjax.evaluation import views
+from resjax.models import onednn
 from resjax.models.resnet import ResNet
 from resjax.models.spec import Spec
 from resjax.predictor import pictures
@@ -196,7 +197,7 @@ class Predictor:
                 logits: Any = model.apply(variables, normalize(images, normalization), train=False)
             return logits, taken[0].astype(jnp.float32)
 
-        return jax.jit(run)
+        return jax.jit(run, compiler_options=onednn.options())
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

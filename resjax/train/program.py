@@ -19,6 +19,7 @@ from resjax.data.augment import device
 from resjax.data.augment.device import Normalization
 from resjax.data.resident import Resident
 from resjax.evaluation.evaluate import Batch, Metrics, make_eval_step
+from resjax.models import onednn
 from resjax.models.resnet import ResNet
 from resjax.models.spec import Spec
 from resjax.train import sharding
@@ -174,6 +175,7 @@ def build(
             in_shardings=(over_state, Feed(sharding.batch_sharding(mesh, axis=1), all_, constants, where), all_),
             out_shardings=(over_state, all_),
             donate_argnums=0,
+            compiler_options=onednn.options(),
         ),
         eval_step=jax.jit(
             eval_step,
@@ -183,6 +185,7 @@ def build(
                 Part(all_ if data else images, constants, where),
             ),
             out_shardings=all_,
+            compiler_options=onednn.options(),
         ),
         rows=sharding.local_rows(images, config.batch_size),
         place=partial(sharding.place_rows, mesh),
