@@ -21,11 +21,12 @@ def parts(run: Experiment, batch: Batch) -> dict[str, Callable[[], object]]:
     """
     if run.config.optimizer.accumulate > 1:
         return {}
-    loss = make_loss(ResNet(run.spec, tuple(run.config.optimizer.freeze)), Loss.of(run.config))
+    spec, options = onednn.choose(run.spec, run.config.batch_size)  # as the step
+    loss = make_loss(ResNet(spec, tuple(run.config.optimizer.freeze)), Loss.of(run.config))
     state = run.program.init(np.uint32(run.config.seed))
     arguments = state.params, state.batch_stats, batch, jax.random.key(run.config.seed)
     forward, gradient = (
-        jax.jit(f, compiler_options=onednn.options()) for f in (loss, jax.value_and_grad(loss, has_aux=True))
+        jax.jit(f, compiler_options=options) for f in (loss, jax.value_and_grad(loss, has_aux=True))
     )
     return {
         "forward": lambda: jax.block_until_ready(forward(*arguments)),

@@ -26,7 +26,6 @@ from resjax.data.jpeg import Shape
 from resjax.data.preprocess import Preprocessing, resize, with_shapes
 from resjax.data.sources import Records
 from resjax.errors import BadInput
-from resjax.models import onednn
 from resjax.models.resnet import ResNet
 from resjax.models.spec import Spec
 
@@ -193,7 +192,7 @@ def make_score(spec: Spec, mirrored: bool) -> Callable[[Any, Any, Normalization]
             return logits[:, 0]
         return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=1) - math.log(logits.shape[1])
 
-    return jax.jit(score, compiler_options=onednn.options())
+    return jax.jit(score)
 
 
 def scores(

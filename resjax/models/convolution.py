@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from resjax.models import fold, onednn
+from resjax.models import fold
 
 BLOCK = 2**20  # bytes of input or output that a block of images has
 FEW_PIXELS = 64  # of input times output: `matrix` multiplies all of them with each other
@@ -36,13 +36,13 @@ SMALL_MAP = 64  # pixels up to which `rows` is ahead of XLA without oneDNN in th
 
 
 class Geometry(NamedTuple):
-    """A convolution of [N, H, W, C] with [kh, kw, C, O]: its sizes, all but N, and whether it may use XLA's own."""
+    """A convolution of [N, H, W, C] with [kh, kw, C, O]: its sizes, all but N, and `how` of `convolve`."""
 
     shape: tuple[int, int, int]  # H, W, C
     kernel: tuple[int, int, int, int]
     strides: tuple[int, int]
     padding: tuple[tuple[int, int], tuple[int, int]]
-    products_only: bool = False
+    how: str = "auto"
 
     @property
     def out(self) -> tuple[int, int, int]:
@@ -64,13 +64,13 @@ class Geometry(NamedTuple):
     @property
     def xla_forward(self) -> bool:
         """Whether XLA is ahead in the forward pass."""
-        large = self.shape[0] * self.shape[1] > SMALL_MAP or onednn.is_there()
-        return not self.products_only and (not self.in_rows or (large and self.kernel[:2] != (1, 1)))
+        large = self.shape[0] * self.shape[1] > SMALL_MAP or self.how == "onednn"
+        return self.how != "products" and (not self.in_rows or (large and self.kernel[:2] != (1, 1)))
 
     @property
     def xla_input_gradient(self) -> bool:
         """Whether XLA is ahead in the gradient of the input, for which `rows` has made half of what it needs."""
-        return self.xla_forward and (not self.in_rows or onednn.is_there())
+        return self.xla_forward and (not self.in_rows or self.how == "onednn")
 
     def block(self, images: int, itemsize: int) -> int:
         """How many images are worked on at a time; all of them where they are few or lie on several devices."""
@@ -98,14 +98,15 @@ def convolve(
     dilation and, on a CPU, half precision are XLA's.
 
     Args:
-      how: `auto`, what is fastest on a CPU or elsewhere; `products`, for loops on a CPU; or `xla`.
+      how: `auto`, what is fastest on a CPU or elsewhere; `onednn`, what is fastest in programs that are compiled
+        for it; `products`, for loops on a CPU; or `xla`.
     """
     wide = x.dtype in (jnp.float32, jnp.float64)
     elsewhere = jax.default_backend() != "cpu"
     plain = feature_group_count == 1 and max(rhs_dilation) == 1
     if how == "auto" and elsewhere and plain and fold.pays(x, strides):
         return fold.convolve(x, kernel, strides, padding)
-    if how == "xla" or (how == "auto" and elsewhere) or not wide or not plain:
+    if how == "xla" or (how in ("auto", "onednn") and elsewhere) or not wide or not plain:
         return lax.conv_general_dilated(
             x,
             kernel,
@@ -119,7 +120,7 @@ def convolve(
     if kernel.shape[:2] == (1, 1) and not any(map(any, padding)):
         x, sh, sw = x[:, ::sh, ::sw], 1, 1  # the pixels that a 1x1 kernel skips never count
     sizes = (x.shape[1:], kernel.shape, (sh, sw), tuple(tuple(pads) for pads in padding))
-    return products(Geometry(*sizes, how == "products"), x, kernel)  # type: ignore[arg-type]
+    return products(Geometry(*sizes, how), x, kernel)  # type: ignore[arg-type]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -164,7 +165,7 @@ def _backward(g: Geometry, saved: tuple[jax.Array, jax.Array], dy: jax.Array) ->
 
     dk, dx = over_blocks(g.block(len(x), x.dtype.itemsize), rows if g.in_rows else strided, x, dy)
     if dx is None:
-        dx = jax.vjp(lambda x: own(g, x, kernel), x)[1](dy)[0]
+        (dx,) = jax.linear_transpose(lambda x: own(g, x, kernel), x)(dy)
     return dx, to_kernel(dk)[0]
 
 

@@ -1,25 +1,50 @@
-"""oneDNN, the library that PyTorch's convolutions on a CPU are: XLA has it since jaxlib 0.11, on x86, unasked for.
+"""oneDNN, the library that PyTorch's convolutions on a CPU are: XLA has it since jaxlib 0.11, on x86, unasked.
 
-XLA computes with it those programs that are compiled for it: `jax.jit(f, compiler_options=onednn.options())`. Of
-float32 its convolutions and products take about two thirds of the time of those that XLA chooses by itself; of
-bfloat16 half.
+XLA calls it in programs that are compiled for it. A step of ResNet-20 on images of 32x32 takes three quarters of
+the time then. But such a program cannot be stored in the compilation cache: every process compiles its own.
 """
 
+import dataclasses
 import functools
+import warnings
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-OPTIONS = {
+from resjax.errors import BadInput
+from resjax.models import counts
+from resjax.models.spec import Spec
+
+OPTIONS: dict[str, Any] = {
     "xla_cpu_experimental_onednn_custom_call": True,
     # Unless only the sums are left to it, YNNPACK has the first choice, and takes most of the work.
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",
 }
+WORTH = 2**31  # multiply-adds of a forward pass from which on it pays within the first hundreds of steps
+TYPES = ("float32", "bfloat16")
+
+# JAX says so each time that it cannot store one.
+warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry .*: MemoryError", UserWarning)
 
 
-def options() -> dict[str, bool | str]:
-    """The options to compile a network with: those that choose oneDNN where there is one, none elsewhere."""
-    return OPTIONS if is_there() else {}
+def choose(spec: Spec, images: int) -> tuple[Spec, dict[str, Any]]:
+    """How to compile a network for so many images at a time: as which spec, and with which options of `jax.jit`.
+
+    Both name oneDNN, or neither. It is a matter of the size alone, so that a run that goes on has the same program.
+
+    Raises:
+      BadInput: if the spec asks for oneDNN where there is none.
+    """
+    if spec.convolution == "onednn" and not is_there():
+        raise BadInput(
+            "model.convolution=onednn: XLA has none here; it takes jaxlib 0.11 or later and a CPU of x86, "
+            "and auto chooses it where it pays"
+        )
+    pays = spec.dtype in TYPES and counts.total(spec).macs * images >= WORTH
+    if spec.convolution == "auto" and pays and is_there():
+        spec = dataclasses.replace(spec, convolution="onednn")
+    return spec, OPTIONS if spec.convolution == "onednn" else {}
 
 
 @functools.cache
@@ -29,6 +54,7 @@ def is_there() -> bool:
         return False
     a = jax.ShapeDtypeStruct((256, 256), jnp.float32)
     try:
-        return "__onednn$" in jax.jit(jnp.matmul, compiler_options=OPTIONS).lower(a, a).compile().as_text()
+        program = jax.jit(jnp.matmul, compiler_options=OPTIONS).lower(a, a).compile()
     except jax.errors.JaxRuntimeError:  # options of this XLA have other names
         return False
+    return "__onednn$" in (program.as_text() or "")

@@ -131,7 +131,7 @@ CHOICES = {
     "activation": ("relu", "sigmoid"),
     "init": ("fan_out", "fan_in"),
     "dtype": ("float32", "bfloat16", "float64"),
-    "convolution": ("auto", "products", "xla"),
+    "convolution": ("auto", "onednn", "products", "xla"),
 }
 GATE = ("gate", "gate_layers", "gate_bias")
 # Far beyond any network, and small enough that nothing counted from them exceeds what a machine counts.
@@ -241,7 +241,8 @@ class Spec:
     # `resjax.models.scan`.
     # Of convolutions; parameters and statistics stay float32, logits are at least that. float64 is for checks.
     dtype: str = "float32"
-    # auto: on a CPU matrix products where they are faster | products | xla: its own everywhere
+    # auto: on a CPU matrix products where they are faster, and oneDNN where it pays | onednn | products
+    # | xla: its own everywhere
     convolution: str = "auto"
     # The identical units of a stage as one compiled body. It draws other fresh weights than the unrolled form.
     scan: bool = False

@@ -20,7 +20,6 @@ from resjax.data.augment.device import Normalization, normalize
 from resjax.data.preprocess import Preprocessing
 from resjax.errors import BadInput
 from resjax.evaluation import views
-from resjax.models import onednn
 from resjax.models.resnet import ResNet
 from resjax.models.spec import Spec
 from resjax.predictor import pictures
@@ -197,7 +196,7 @@ class Predictor:
                 logits: Any = model.apply(variables, normalize(images, normalization), train=False)
             return logits, taken[0].astype(jnp.float32)
 
-        return jax.jit(run, compiler_options=onednn.options())
+        return jax.jit(run)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

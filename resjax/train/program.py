@@ -120,6 +120,7 @@ def build(
     in_a_loop = spec.scan or o.accumulate > 1 or stride > 1
     if spec.convolution == "auto" and in_a_loop and jax.default_backend() == "cpu":
         spec = dataclasses.replace(spec, convolution="products")  # XLA's own are slow there
+    spec, options = onednn.choose(spec, config.batch_size)
     mesh = make_mesh(config, devices)
     rate = learning_rate(config, durations)
     model, tx = ResNet(spec, tuple(o.freeze)), optimizer(config, rate)
@@ -175,7 +176,7 @@ def build(
             in_shardings=(over_state, Feed(sharding.batch_sharding(mesh, axis=1), all_, constants, where), all_),
             out_shardings=(over_state, all_),
             donate_argnums=0,
-            compiler_options=onednn.options(),
+            compiler_options=options,
         ),
         eval_step=jax.jit(
             eval_step,
@@ -185,7 +186,7 @@ def build(
                 Part(all_ if data else images, constants, where),
             ),
             out_shardings=all_,
-            compiler_options=onednn.options(),
+            compiler_options=options,
         ),
         rows=sharding.local_rows(images, config.batch_size),
         place=partial(sharding.place_rows, mesh),

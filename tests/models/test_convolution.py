@@ -40,6 +40,7 @@ def same(a, b, tolerance=1e-12):
         np.testing.assert_allclose(one, other, rtol=0, atol=tolerance * np.abs(other).max())
 
 
+WAYS = ("auto", "onednn", "products")
 KERNELS = [(1, 1), (2, 2), (3, 3), (5, 5), (7, 7), (1, 3), (3, 1)]
 PADDINGS = [((0, 0), (0, 0)), ((2, 0), (1, 3))]
 SIZES = [(1, 1), (2, 2), (4, 4), (3, 5), (9, 8), (16, 7)]
@@ -55,7 +56,7 @@ def test_against_xla_in_float64(kernel, strides) -> None:
             continue  # the kernel is larger than the map
         x, w = draw(3, size, 4, kernel, 5)
         expected = outcome(xla, x, w, strides, pads)
-        for how in ("auto", "products"):
+        for how in WAYS:
             same(outcome(partial(convolve, how=how), x, w, strides, pads), expected)
         tried += 1
     assert tried >= 6
@@ -64,7 +65,7 @@ def test_against_xla_in_float64(kernel, strides) -> None:
 @pytest.mark.parametrize("images", [30, 31, 42])
 @pytest.mark.parametrize("features", [4, 6])  # the gradient is written over its cause where both have one shape
 @pytest.mark.parametrize("strides", [(1, 1), (2, 2)], ids=str)
-@pytest.mark.parametrize("how", ["auto", "products"])
+@pytest.mark.parametrize("how", WAYS)
 def test_a_few_images_at_a_time(images, features, strides, how, monkeypatch) -> None:
     x, w = draw(images, (10, 10), 4, (3, 3), features)
     pads = ((1, 1), (1, 1))
@@ -100,10 +101,16 @@ def primitives(*args, **options):
 def test_which_way_is_taken() -> None:
     pads = ((1, 1), (1, 1))
     large, small = (draw(4, (n, n), 4, (3, 3), 4) for n in (12, 2))
-    large, small = ([a.astype(np.float32) for a in both] for both in (large, small))
+    middle = draw(4, (6, 6), 4, (3, 3), 4)
+    large, middle, small = ([a.astype(np.float32) for a in both] for both in (large, middle, small))
     # On a large map the forward pass is XLA's, and neither gradient; on a small one, and in a loop, nothing is.
     assert primitives(*large, (1, 1), pads).count("conv_general_dilated[") == 1
-    assert "conv_general_dilated[" not in primitives(*small, (1, 1), pads)
+    for size in (middle, small):
+        assert "conv_general_dilated[" not in primitives(*size, (1, 1), pads)
+    # With oneDNN the gradient of the input is XLA's too.
+    for size in (large, middle):
+        assert primitives(*size, (1, 1), pads, how="onednn").count("conv_general_dilated[") == 2
+    assert "conv_general_dilated[" not in primitives(*small, (1, 1), pads, how="onednn")
     for strides in ((1, 1), (2, 2)):
         assert "conv_general_dilated[" not in primitives(*large, strides, pads, how="products")
         assert "dot_general[" not in primitives(*large, strides, pads, how="xla")
@@ -118,4 +125,5 @@ def test_elsewhere_than_on_a_cpu_it_is_xlas(monkeypatch) -> None:
     args = (x, w, (1, 1), ((1, 1), (1, 1)))
     assert "dot_general[" in primitives(*args)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert "dot_general[" not in primitives(*args)
+    for how in ("auto", "onednn"):
+        assert "dot_general[" not in primitives(*args, how=how)

@@ -1,9 +1,14 @@
-"""Seeds share their programs: what the first one compiled, the next ones find in the compilation cache."""
+"""What programs are compiled for, and that seeds share them: the next ones find the first one's in the cache."""
 
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+
+from resjax import experiment
+from resjax.cli import load
+from resjax.models import onednn
 
 # The command, but for the rule that only what takes long to compile is kept: here all is.
 COMMAND = """
@@ -33,3 +38,17 @@ def test_the_second_seed_compiles_nothing(tiny, tmp_path, monkeypatch):
         compiled.append({path.name for path in cache.iterdir() if not path.name.endswith("-atime")})
     assert any("train_step" in name for name in compiled[0])
     assert compiled[1] - compiled[0] == set()
+
+
+def test_steps_are_compiled_for_onednn(tiny):
+    if not onednn.is_there():
+        pytest.skip("XLA has no oneDNN here")
+    found = []
+    for how in ("auto", "onednn"):  # the network is too small for auto to choose it
+        run = experiment.open(load([*tiny, f"--config.model.convolution={how}"]))
+        feed = run.program.take(run.batches())
+        step = run.program.train_step.lower(run.program.abstract, feed, np.uint32(0)).compile()
+        _, metrics = step(run.program.init(np.uint32(0)), feed, np.uint32(0))
+        found.append(("__onednn$" in step.as_text(), float(metrics["loss"][0]), float(metrics["gradient_norm"][0])))
+    assert [has for has, *_ in found] == [False, True]
+    np.testing.assert_allclose(found[1][1:], found[0][1:], rtol=1e-4)

@@ -19,6 +19,7 @@ import pytest
 
 from resjax.cli import load
 from resjax.data.loader import open_dataset
+from resjax.models import onednn
 from resjax.train import loop
 
 ROOT = Path(__file__).parents[2]
@@ -96,6 +97,18 @@ def test_killed_between_and_within_calls(run, rich, tmp_path, in_calls, read_rec
     assert done.returncode == 0, done.stderr
     assert "resumed  from step" in done.stderr
     same_end(tmp_path / "run", in_calls, read_records)
+
+
+def test_killed_with_onednn(run, rich, tmp_path, read_records):
+    if not onednn.is_there():
+        pytest.skip("XLA has no oneDNN here")
+    flags = (*rich, "--config.optimizer.accumulate=1", "--config.model.convolution=onednn")
+    whole = run(*flags, f"--workdir={tmp_path}/whole")
+    assert whole.returncode == 0, whole.stderr
+    command = [sys.executable, "-c", DIES, "take", "50", *flags, f"--workdir={tmp_path}/run"]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == -signal.SIGKILL
+    assert "resumed  from step" in run(*flags, f"--workdir={tmp_path}/run").stderr
+    same_end(tmp_path / "run", tmp_path / "whole", read_records)
 
 
 def test_calls_of_several_steps_leave_the_records_of_single_ones(whole, in_calls, read_records):
