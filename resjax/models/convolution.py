@@ -1,8 +1,8 @@
 """Convolutions as matrix products: what a CPU computes faster than XLA's own convolution.
 
 On a CPU XLA's convolution falls behind in three places. Before a weight gradient it transposes both operands, in
-loops that have the layers around them fused in. Within `lax.scan` it falls back to plain loops, and so it does on
-small maps where it is not oneDNN's. A product needs side by side what it sums over:
+loops that have the layers around them fused in. On small maps it falls back to plain loops, and so it does within
+`lax.scan`. A product needs side by side what it sums over:
 
 rows     of stride 1. With the kw neighbours of each pixel in its row side by side in X [P, kw C], and the kernel as
          a matrix K [kw C, kh O], one product does all taps, from kw C + kh O copied values a pixel. im2col, which
@@ -32,7 +32,7 @@ from resjax.models import fold
 
 BLOCK = 2**20  # bytes of input or output that a block of images has
 FEW_PIXELS = 64  # of input times output: `matrix` multiplies all of them with each other
-SMALL_MAP = 64  # pixels up to which `rows` is ahead of XLA without oneDNN in the forward pass too
+SMALL_MAP = 64  # pixels up to which `rows` is ahead of XLA in the forward pass too
 
 
 class Geometry(NamedTuple):
@@ -64,8 +64,8 @@ class Geometry(NamedTuple):
     @property
     def xla_forward(self) -> bool:
         """Whether XLA is ahead in the forward pass."""
-        large = self.shape[0] * self.shape[1] > SMALL_MAP or self.how == "onednn"
-        return self.how != "products" and (not self.in_rows or (large and self.kernel[:2] != (1, 1)))
+        large = self.shape[0] * self.shape[1] > SMALL_MAP and self.kernel[:2] != (1, 1)
+        return self.how != "products" and (large or not self.in_rows)
 
     @property
     def xla_input_gradient(self) -> bool:
