@@ -16,6 +16,7 @@ if __name__ == "__main__":
     interrupt.leave_at_once()  # before the imports, which take seconds
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,7 @@ def speed(results: Path) -> str:
         rows.append(
             [
                 found["network"],
+                re.sub(r"\(R\)| Processor", "", found["processor"]),
                 found["versions"]["jax"],
                 f"{1e3 * found['step_seconds']:.1f}",
                 f"{found['images_per_second']:,.0f}",
@@ -135,7 +137,17 @@ def speed(results: Path) -> str:
                 f"{1e-6 * found['peak_memory_bytes']:,.0f}",
             ]
         )
-    columns = ["", "JAX", "step, ms", "images/s", "x stock Flax", "x PyTorch", "step while saving", "memory, MB"]
+    columns = [
+        "",
+        "CPU",
+        "JAX",
+        "step, ms",
+        "images/s",
+        "x stock Flax",
+        "x PyTorch",
+        "step while saving",
+        "memory, MB",
+    ]
     return f"{markdown.table(columns, rows)}\n"
 
 
