@@ -38,8 +38,8 @@ def choose(spec: Spec, images: int) -> tuple[Spec, dict[str, Any]]:
     """
     if spec.convolution == "onednn" and not is_there():
         raise BadInput(
-            "model.convolution=onednn: XLA has none here; it takes jaxlib 0.11 or later and a CPU of x86, "
-            "and auto chooses it where it pays"
+            "model.convolution=onednn: XLA has none here (jaxlib 0.11 or later has it, for CPUs of x86); leave it "
+            "at auto, which chooses it where it pays"
         )
     pays = spec.dtype in TYPES and counts.total(spec).macs * images >= WORTH
     if spec.convolution == "auto" and pays and is_there():
