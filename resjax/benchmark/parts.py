@@ -6,10 +6,10 @@ import jax
 import numpy as np
 
 from resjax.evaluation.evaluate import Batch
-from resjax.models import onednn
 from resjax.models.resnet import ResNet
 from resjax.train.loop import Experiment
 from resjax.train.loss import Loss
+from resjax.train.program import compiled_as
 from resjax.train.step import make_loss
 
 
@@ -21,7 +21,7 @@ def parts(run: Experiment, batch: Batch) -> dict[str, Callable[[], object]]:
     """
     if run.config.optimizer.accumulate > 1:
         return {}
-    spec, options = onednn.choose(run.spec, run.config.batch_size)  # as the step
+    spec, options = compiled_as(run.config, run.spec, run.program.stride)  # as the step
     loss = make_loss(ResNet(spec, tuple(run.config.optimizer.freeze)), Loss.of(run.config))
     state = run.program.init(np.uint32(run.config.seed))
     arguments = state.params, state.batch_stats, batch, jax.random.key(run.config.seed)

@@ -117,10 +117,7 @@ def build(
       devices: those that the mesh is made of; all by default.
     """
     o = config.optimizer
-    in_a_loop = spec.scan or o.accumulate > 1 or stride > 1
-    if spec.convolution == "auto" and in_a_loop and jax.default_backend() == "cpu":
-        spec = dataclasses.replace(spec, convolution="products")  # XLA's own are slow there
-    spec, options = onednn.choose(spec, config.batch_size)
+    spec, options = compiled_as(config, spec, stride)
     mesh = make_mesh(config, devices)
     rate = learning_rate(config, durations)
     model, tx = ResNet(spec, tuple(o.freeze)), optimizer(config, rate)
@@ -194,6 +191,14 @@ def build(
         stride=stride,
         data=data,
     )
+
+
+def compiled_as(config: ConfigDict, spec: Spec, stride: int) -> tuple[Spec, dict[str, Any]]:
+    """The spec whose steps are compiled on this machine, and the options of `jax.jit`, see `onednn.choose`."""
+    in_a_loop = spec.scan or config.optimizer.accumulate > 1 or stride > 1
+    if spec.convolution == "auto" and in_a_loop and jax.default_backend() == "cpu":
+        spec = dataclasses.replace(spec, convolution="products")  # XLA's own are slow there
+    return onednn.choose(spec, config.batch_size)
 
 
 def make_mesh(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Mesh:
